@@ -1,0 +1,1 @@
+"""Real worker processes on one machine, round one shared-memory store."""

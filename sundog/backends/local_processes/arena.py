@@ -1,0 +1,161 @@
+"""The node's shared memory, as one process sees it. Which bytes belong to whom is decided by the ledger in core.
+
+One anonymous memfd, mapped at most twice by each process and only once it is needed: writable for those who write, and
+PROT_READ for those who read, so that a view handed to a user *cannot* be written to, whatever is done to it.
+
+A view that was read tells when it has died. A plain memoryview cannot (a slice of a slice keeps the exporter alive, not the
+view), so the exporter is an object made for each read: a view of a numpy subclass where numpy is loaded, else a small mapping
+of its own. Both are gone exactly when the last slice is.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+_PAGE = mmap.PAGESIZE
+#: madvise advice that makes pages now, with an error instead of a SIGBUS (Linux 5.14); Python has no name for it yet.
+_MADV_POPULATE_WRITE = 23
+#: Below this, faulting pages one at a time costs less than asking.
+_POPULATE_BYTES_MIN = 256 << 10
+#: Reads through mappings of their own that may live at one time: each costs a descriptor. Past it numpy is imported.
+_OWN_MAPPINGS_MAX = 64
+
+
+def create_arena(size: int) -> int:
+    """Return the descriptor of a new sparse arena of ``size`` bytes; it closes on exec. Raises OSError if there is no memfd."""
+    fd = os.memfd_create("sundog-arena", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    return fd
+
+
+class _Death(weakref.ref[Any]):
+    """A weak reference that knows its place in the table that keeps it alive."""
+
+    __slots__ = ("key", "on_death")
+    key: int
+    on_death: Callable[[], None]
+
+
+class SharedArena:
+    """See the module. ``fd`` is owned from here on; ``size`` is the arena's, in bytes."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.fd = fd
+        self.size = size
+        self._writable: mmap.mmap | None = None
+        self._readable: mmap.mmap | None = None
+        self._readable_bytes: memoryview | None = None
+        self._populates = True
+        #: Weak references to live exporters; a reference that is not kept is never called.
+        self._deaths: dict[int, _Death] = {}
+        self._next_key = 0
+        self._own_mappings = 0
+        self._exporter: Callable[[memoryview], Any] | None = None
+
+    def write(self, offset: int, size: int, warm: bool) -> memoryview:
+        """Return a writable view of an extent granted to this process; reserves its pages first unless ``warm``.
+
+        Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
+        """
+        mapping = self._writable
+        if mapping is None:
+            mapping = self._writable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        if not warm and size:
+            self._reserve(mapping, offset, size)
+        return memoryview(mapping)[offset : offset + size]
+
+    def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
+        """Return a read-only view; ``on_death`` is called once, when it and everything sliced from it are gone.
+
+        ``on_death`` runs wherever the last view happens to die: it may only do what is atomic (append to a deque).
+        """
+        if not size:
+            on_death()
+            return memoryview(b"")
+        exporter = self._exporter or self._find_exporter()
+        if exporter is None:
+            return self._read_own_mapping(offset, size, on_death)
+        whole = self._readable_bytes
+        if whole is None:
+            self._readable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ)
+            whole = self._readable_bytes = memoryview(self._readable)
+        exported = exporter(whole[offset : offset + size])
+        self._watch(exported, on_death)
+        return memoryview(exported)
+
+    def release_pages(self, offset: int, size: int) -> None:
+        """Give the whole pages within a free stretch back to the system; they read as zero afterwards."""
+        start = -(-offset // _PAGE) * _PAGE
+        end = (offset + size) // _PAGE * _PAGE
+        if end <= start:
+            return
+        if self._writable is None:
+            self._writable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._writable.madvise(mmap.MADV_REMOVE, start, end - start)
+
+    def close(self) -> None:
+        """Close the descriptor. Mappings that views still need stay as long as the views do. Idempotent."""
+        fd, self.fd = self.fd, -1
+        self._writable = self._readable = self._readable_bytes = None
+        if fd >= 0:
+            os.close(fd)
+
+    def _reserve(self, mapping: mmap.mmap, offset: int, size: int) -> None:
+        start = offset // _PAGE * _PAGE
+        end = min(-(-(offset + size) // _PAGE) * _PAGE, self.size)
+        os.posix_fallocate(self.fd, start, end - start)
+        if self._populates and size >= _POPULATE_BYTES_MIN:
+            # Maps what was reserved in one call: a fault for each page would cost more than the copy itself.
+            try:
+                mapping.madvise(_MADV_POPULATE_WRITE, start, end - start)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._populates = False
+
+    def _find_exporter(self) -> Callable[[memoryview], Any] | None:
+        """Return what wraps bytes into an object with weak references, or None while numpy need not be loaded."""
+        if "numpy" not in sys.modules and self._own_mappings < _OWN_MAPPINGS_MAX:
+            return None
+        try:
+            import numpy  # noqa: PLC0415 (113 ms: only where a user has it loaded, or holds many views)
+        except ImportError:
+            return None
+
+        class ArenaBytes(numpy.ndarray[Any, Any]):
+            """Bytes of the arena; exists so that its death can be seen."""
+
+        def export(view: memoryview) -> Any:
+            return numpy.frombuffer(view, numpy.uint8).view(ArenaBytes)
+
+        self._exporter = export
+        return export
+
+    def _read_own_mapping(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
+        start = offset // _PAGE * _PAGE
+        mapping = mmap.mmap(self.fd, offset + size - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        self._own_mappings += 1
+
+        def died() -> None:
+            self._own_mappings -= 1
+            on_death()
+
+        self._watch(mapping, died)
+        return memoryview(mapping)[offset - start :]
+
+    def _watch(self, exported: Any, on_death: Callable[[], None]) -> None:
+        reference = _Death(exported, self._died)
+        reference.on_death = on_death
+        self._next_key = reference.key = self._next_key + 1
+        self._deaths[reference.key] = reference
+
+    def _died(self, reference: weakref.ref[Any]) -> None:
+        assert isinstance(reference, _Death)
+        self._deaths.pop(reference.key, None)
+        reference.on_death()

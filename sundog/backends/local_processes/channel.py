@@ -1,0 +1,197 @@
+"""The link between two processes of one machine: batches of facts over an AF_UNIX SOCK_SEQPACKET pair.
+
+A *frame* is a msgpack array of messages. It travels in *packets* of at most ``config.packet_bytes_max``, to which
+``core.link`` gives headers (epoch, sequence, acknowledgement, MORE). Nothing here blocks, waits or starts a thread; whoever
+owns the channel asks its selector when to call :meth:`Channel.receive` and :meth:`Channel.flush`.
+
+Not thread-safe: one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from sundog.core.config import Config
+from sundog.core.errors import ProtocolViolation
+from sundog.core.link import Link
+from sundog.core.machine import Fact
+from sundog.core.messages import Message
+
+#: Messages in one frame: a receiver starts on the first frame of a long queue while the rest is still being written.
+FRAME_MESSAGES_MAX = 512
+#: Room left in a packet for the link's header.
+HEADER_ROOM = 64
+#: What the kernel may hold for a slow peer, as far as it allows; the rest waits in the outbox.
+SOCKET_BUFFER_BYTES = 512 << 10
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Message]).decode
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a new link; both close on exec."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+class Channel:
+    """One end of a link. Takes over ``sock``, which becomes non-blocking.
+
+    ``epoch`` numbers the connections between the same two processes; both ends give the same.
+    """
+
+    __slots__ = ("_blocked", "_broken", "_link", "_packets", "_pieces", "_queue", "_receive_bytes", "_sock", "_split_at",
+                 "outbox_bytes")  # fmt: skip
+
+    def __init__(self, sock: socket.socket, config: Config, epoch: int = 1) -> None:
+        sock.setblocking(False)
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            with contextlib.suppress(OSError):
+                if sock.getsockopt(socket.SOL_SOCKET, option) < SOCKET_BUFFER_BYTES:
+                    sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        self._sock = sock
+        self._link = Link(epoch, config.link_window_max, config.link_acknowledge_after)
+        self._split_at = config.packet_bytes_max - HEADER_ROOM
+        self._receive_bytes = config.packet_bytes_max
+        #: Messages not yet encoded.
+        self._queue: list[Fact] = []
+        #: Encoded and cut, not yet numbered, because the link's window is full.
+        self._pieces: deque[tuple[bytes, bool]] = deque()
+        #: Numbered, not yet taken by the socket.
+        self._packets: deque[bytes] = deque()
+        self._blocked = False
+        self._broken = False
+        #: Encoded bytes that the socket has not taken yet.
+        self.outbox_bytes = 0
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, or -1 after :meth:`close`."""
+        return self._sock.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether the socket refused a packet: call :meth:`flush` again when it is writable."""
+        return self._blocked
+
+    def queue(self, messages: Iterable[Fact]) -> None:
+        """Append ``messages`` to the outbox; they travel with the next :meth:`flush`."""
+        self._queue.extend(messages)
+
+    def flush(self) -> bool:
+        """Encode what is queued and send what the socket takes; return True when nothing is left.
+
+        To a peer that is gone everything is sent: it vanishes, and :meth:`receive` will say that the peer is gone.
+        """
+        queue = self._queue
+        if queue:
+            self._queue = []
+            if len(queue) <= FRAME_MESSAGES_MAX:
+                self._cut(_encode(queue))
+            else:
+                for start in range(0, len(queue), FRAME_MESSAGES_MAX):
+                    self._cut(_encode(queue[start : start + FRAME_MESSAGES_MAX]))
+        self._number()
+        return self._send()
+
+    def receive(self) -> list[Fact] | None:
+        """Read one packet. Return the messages that it completes, [] if none or nothing was there, None at the end.
+
+        Raises ProtocolViolation for what is no frame of this protocol.
+        """
+        packet = self._read()
+        if not packet:
+            return None if packet is not None else []
+        link = self._link
+        frames = link.accept(packet)
+        acknowledgement = link.acknowledgement_due()
+        if acknowledgement is not None:
+            self._packets.append(acknowledgement)
+            self.outbox_bytes += len(acknowledgement)
+            self._send()
+        if self._pieces:
+            self._number()
+            self._send()
+        if len(frames) == 1:
+            return self._messages(frames[0])
+        messages: list[Fact] = []
+        for frame in frames:
+            messages += self._messages(frame)
+        return messages
+
+    def close(self) -> None:
+        """Close the socket. Idempotent; what was not sent is lost."""
+        self._broken = True
+        self._drop_outbox()
+        self._sock.close()
+
+    def _messages(self, frame: bytes) -> list[Fact]:
+        try:
+            return _decode(frame)  # type: ignore[return-value]  # every message is a Fact; list is invariant
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise ProtocolViolation(f"a frame of {len(frame)} bytes is no list of messages: {error}") from error
+
+    def _read(self) -> bytes | None:
+        """Return one packet, b"" at the end, None if nothing is there."""
+        try:
+            return self._sock.recv(self._receive_bytes)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            # The peer closed with unread packets. Linux says so once, *before* it hands over what the peer had sent.
+            try:
+                return self._sock.recv(self._receive_bytes)
+            except BlockingIOError:
+                return None
+            except OSError:
+                return b""
+        except OSError:
+            return b""
+
+    def _cut(self, frame: bytes) -> None:
+        self.outbox_bytes += len(frame)
+        limit = self._split_at
+        if len(frame) <= limit:
+            self._pieces.append((frame, False))
+            return
+        last = (len(frame) - 1) // limit * limit
+        for start in range(0, len(frame), limit):
+            self._pieces.append((frame[start : start + limit], start != last))
+
+    def _number(self) -> None:
+        """Give headers to as many pieces as the link's window has room for."""
+        pieces, link = self._pieces, self._link
+        while pieces and link.room():
+            piece, more = pieces.popleft()
+            packet = link.wrap(piece, more)
+            self.outbox_bytes += len(packet) - len(piece)
+            self._packets.append(packet)
+
+    def _send(self) -> bool:
+        packets = self._packets
+        if self._broken:
+            self._drop_outbox()
+            return True
+        try:
+            while packets:
+                self._sock.send(packets[0])
+                self.outbox_bytes -= len(packets.popleft())
+        except BlockingIOError:
+            self._blocked = True
+            return False
+        except OSError:
+            self._broken = True
+            self._drop_outbox()
+            return True
+        self._blocked = False
+        return not self._pieces
+
+    def _drop_outbox(self) -> None:
+        self._queue.clear()
+        self._pieces.clear()
+        self._packets.clear()
+        self.outbox_bytes = 0
+        self._blocked = False

@@ -1,6 +1,6 @@
 """Settings that all tests share: Hypothesis profiles, and a seed that a failing run prints and a next run can be given.
 
-``SUNDOG_HYPOTHESIS_PROFILE=ci`` runs more examples; ``SUNDOG_HYPOTHESIS_SEED=N`` (or ``--hypothesis-seed=N``) repeats a
+``HYPOTHESIS_PROFILE=ci`` runs more examples; ``HYPOTHESIS_SEED=N`` (or ``--hypothesis-seed=N``) repeats a
 run.
 """
 
@@ -15,18 +15,19 @@ from hypothesis import HealthCheck, settings
 _COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": (HealthCheck.too_slow,)}
 settings.register_profile("dev", max_examples=50, **_COMMON)
 settings.register_profile("ci", max_examples=200, **_COMMON)
+settings.register_profile("soak", max_examples=5000, **_COMMON)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile(os.environ.get("SUNDOG_HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
-    given = config.getoption("hypothesis_seed", None) or os.environ.get("SUNDOG_HYPOTHESIS_SEED")
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+    given = config.getoption("hypothesis_seed", None) or os.environ.get("HYPOTHESIS_SEED")
     seed = int(given) if given else int.from_bytes(os.urandom(4), "big")
     hypothesis.core.global_force_seed = seed
     config.stash[_SEED] = seed
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"hypothesis seed: {config.stash[_SEED]} (repeat with SUNDOG_HYPOTHESIS_SEED={config.stash[_SEED]})"
+    return f"hypothesis seed: {config.stash[_SEED]} (repeat with HYPOTHESIS_SEED={config.stash[_SEED]})"
 
 
 _SEED = pytest.StashKey[int]()

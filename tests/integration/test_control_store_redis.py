@@ -1,0 +1,199 @@
+"""The control store with a real Redis server and its real writer process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from sundog.backends.control_store import ControlStore, Where, choose
+from sundog.backends.redis_server import ControlStoreError, RedisServer, find_server, sessions_root
+from sundog.core.ids import TaskID
+from sundog.core.journal import Journal, TaskGone
+
+try:
+    SERVER = find_server()
+except ControlStoreError:
+    SERVER = ""
+
+pytestmark = [pytest.mark.redis, pytest.mark.skipif(not SERVER, reason="no Redis server on this machine")]
+
+
+class Host:
+    """One node, and tasks that a test submits."""
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = Journal()
+        self.tasks: dict[bytes, dict[str, Any]] = {}
+
+    def table(self, name: str) -> Sequence[dict[str, Any]]:
+        return {"nodes": [{"node": 0}], "tasks": list(self.tasks.values())}.get(name, [])
+
+    def rows(self, name: str, ids: Sequence[bytes]) -> Sequence[dict[str, Any] | None]:
+        return [self.tasks.get(identity) for identity in ids]
+
+    def submit(self, n: int) -> None:
+        assert self.journal is not None
+        task = TaskID(n.to_bytes(16, "big"))
+        self.tasks[task] = {"task_id": task.hex(), "name": "square"}
+        self.journal.tasks_born.append(task)
+
+    def finish(self, n: int) -> None:
+        assert self.journal is not None
+        task = TaskID(n.to_bytes(16, "big"))
+        del self.tasks[task]
+        self.journal.tasks_gone.append(TaskGone(task, "square", "finished"))
+
+
+class Session:
+    """A control store, its host, and the turns of the loop that would be around them."""
+
+    def __init__(self, where: Where, name: str) -> None:
+        self.host = Host()
+        self.warnings: list[str] = []
+        self.store = ControlStore(name, where, self.warnings.append)
+        self.name = name
+
+    def until(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, f"not in {timeout} s; warnings: {self.warnings}"
+            self.store.turn(time.monotonic_ns(), self.host)
+            time.sleep(0.005)  # a turn of the loop; the condition is in other processes
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.store.url, decode_responses=True)
+
+
+def exists(client: redis.Redis, key: str) -> bool:
+    try:
+        return bool(client.exists(key))
+    except redis.RedisError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def servers_in(directory: Path) -> list[int]:
+    """The server processes whose command line names ``directory``."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(directory).encode() in (entry / "cmdline").read_bytes() and b"unixsocket" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.fixture(params=["own", "given"])
+def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]:
+    name = f"test-{os.getpid()}-{os.urandom(4).hex()}"
+    server = RedisServer(SERVER, tmp_path) if request.param == "given" else None
+    if server is not None:
+        server.wait_until_ready()
+    made = Session(Where(url=server.url) if server else Where(binary=SERVER), name)
+    yield made
+    made.store.close(made.host)
+    if server is not None:
+        server.stop()
+    assert servers_in(sessions_root() / name) == []
+    assert not (sessions_root() / name).exists()
+
+
+def test_tables_appear_follow_and_end(session: Session) -> None:
+    session.host.submit(1)
+    with session.client() as client:
+        key = f"sundog:{session.name}:task:{1:032x}"
+        session.until(lambda: exists(client, key))
+        assert client.hget(key, "name") == "square"
+        session.until(lambda: exists(client, f"sundog:{session.name}:node:0"))
+        session.host.finish(1)
+        session.until(lambda: not exists(client, key))
+        assert client.hget(f"sundog:{session.name}", "tasks_finished") == "1"
+    assert session.warnings == []
+
+
+def test_private_server_that_dies_is_replaced_and_written_afresh() -> None:
+    name = f"test-{os.getpid()}-{os.urandom(4).hex()}"
+    session = Session(Where(binary=SERVER), name)
+    directory = sessions_root() / name
+    session.host.submit(1)
+    key = f"sundog:{name}:task:{1:032x}"
+    try:
+        with session.client() as client:
+            session.until(lambda: exists(client, key))
+            [pid] = servers_in(directory)
+            os.kill(pid, signal.SIGKILL)
+            session.host.submit(2)
+            session.until(lambda: exists(client, key) and exists(client, f"sundog:{name}:task:{2:032x}"))
+        assert len(session.warnings) == 1
+        assert "tasks go on" in session.warnings[0]
+    finally:
+        session.store.close(session.host)
+    assert servers_in(directory) == []
+
+
+def test_killed_writer_process_leaves_no_server_and_the_next_session_sweeps() -> None:
+    name = f"test-{os.getpid()}-{os.urandom(4).hex()}"
+    session = Session(Where(binary=SERVER), name)
+    directory = sessions_root() / name
+    session.until(lambda: (directory / "redis.sock").exists())
+    os.kill(session.store.pid, signal.SIGKILL)
+    session.until(lambda: servers_in(directory) == [])
+    session.until(lambda: len(session.warnings) == 1)
+    session.store.close(session.host)
+    assert directory.exists()
+    following = Session(Where(binary=SERVER), f"{name}-next")
+    following.until(lambda: not directory.exists())
+    following.store.close(following.host)
+
+
+def test_node_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    name = f"test-{os.getpid()}-{os.urandom(4).hex()}"
+    program = (
+        "import sys, time\n"
+        "from sundog.backends.control_store import ControlStore, Where\n"
+        f"store = ControlStore({name!r}, Where(binary={SERVER!r}), print)\n"
+        "print(store.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    import sys
+
+    node = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert node.stdout is not None
+    assert node.stdin is not None
+    with node.stdout, node.stdin:
+        writer = int(node.stdout.readline())
+        directory = sessions_root() / name
+        end = time.monotonic() + 20
+        while not (directory / "redis.sock").exists():
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        node.kill()
+        node.wait()
+        while directory.exists() or is_alive(writer) or servers_in(directory):
+            assert time.monotonic() < end
+            time.sleep(0.005)
+
+
+def test_choose_accepts_a_server_that_answers(tmp_path: Path) -> None:
+    server = RedisServer(SERVER, tmp_path)
+    server.wait_until_ready()
+    try:
+        assert choose(server.url) == Where(url=server.url)
+    finally:
+        server.stop()
+    assert not server.is_running()

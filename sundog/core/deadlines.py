@@ -1,7 +1,7 @@
 """Points in time that something waits for: a heap whose entries can be moved and cancelled.
 
-Cancelling leaves the entry in the heap and forgets it, so it costs one dict operation; forgotten entries are swept when they
-outnumber the live ones.
+Cancelling leaves the entry in the heap and forgets it, so it costs one dict operation; forgotten entries are swept
+when they outnumber the live ones.
 
 >>> deadlines: Deadlines[str] = Deadlines()
 >>> deadlines.set("tea", 300)

@@ -16,7 +16,8 @@ def test_order_of_time_then_of_setting() -> None:
     assert deadlines.next() == 1
     assert deadlines.pop_due(5) == ["b", "a", "c"]
     assert deadlines.next() == 9
-    assert "late" in deadlines and len(deadlines) == 1
+    assert "late" in deadlines
+    assert len(deadlines) == 1
 
 
 def test_shift_moves_all_and_only_what_is_set_already() -> None:

@@ -39,7 +39,8 @@ def test_acknowledgements_ride_on_traffic_and_make_room() -> None:
     with pytest.raises(InvariantViolation, match="2 packets unacknowledged"):
         a.wrap(b"3")
     assert a.accept(b.wrap(b"answer")) == [b"answer"]
-    assert a.room() and a.unacknowledged() == []
+    assert a.room()
+    assert a.unacknowledged() == []
     a.check_invariants()
 
 
@@ -49,9 +50,11 @@ def test_an_acknowledgement_is_due_only_after_one_sided_traffic() -> None:
     assert b.acknowledgement_due() is None
     b.accept(a.wrap(b"2"))
     due = b.acknowledgement_due()
-    assert due is not None and len(due) == HEADER_BYTES
+    assert due is not None
+    assert len(due) == HEADER_BYTES
     assert b.acknowledgement_due() is None
-    assert a.accept(due) == [] and a.unacknowledged() == []
+    assert a.accept(due) == []
+    assert a.unacknowledged() == []
     assert a.acknowledgement_due() is None, "acknowledgements are not acknowledged"
 
 

@@ -1,0 +1,221 @@
+"""The machine that places what a local scheduler could not run itself. One in a cluster, on the head.
+
+It hears of nodes and their loads, and of tasks that were spilled. A task goes to the node that the policy chooses; where
+none fits now it waits, in order, with those of its shape. One that no node could hold even when empty waits for
+``config.infeasible_grace``, in case such a node is about to join, and then fails with a text that says what is missing.
+
+Between two reports of a node its load is carried on by what was assigned to it, so that a burst spreads.
+
+Invariants: a task is either waiting here or has been answered, exactly once, by TaskAssigned or TaskInfeasible; a waiting
+task that no known node could hold has a deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send
+from sundog.core.config import Config
+from sundog.core.deadlines import Deadlines
+from sundog.core.errors import InvariantViolation
+from sundog.core.ids import HOST, Address, NodeID, ObjectID, TaskID, address
+from sundog.core.machine import Action, Event, Rng
+from sundog.core.placement import NodeView, PlacementPolicy, fits
+from sundog.core.resources import CPU, GPU, UNIT, Shape, describe
+from sundog.core.task import TaskSpec
+from sundog.core.units import Nanos
+
+_NOBODY_HOLDS: Mapping[NodeID, int] = {}
+_OPTION = {CPU: "num_cpus", GPU: "num_gpus"}
+
+
+class Holdings(Protocol):
+    """Who holds how much: the object directory of the same host, read only."""
+
+    def bytes_held(self, object_ids: Iterable[ObjectID]) -> Mapping[NodeID, int]:
+        """Return how many bytes of these objects each node holds; nodes that hold none are left out."""
+
+
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
+    spec: TaskSpec
+    submitter: Address
+    #: The host that spilled it, which is told if it cannot be placed.
+    origin: Address
+
+
+class GlobalScheduler:
+    """See the module. ``holdings`` may be left out where placement need not know about objects."""
+
+    HEARS = (msg.TaskSpilled, msg.LoadReported, msg.NodeJoined, msg.NodeLost)
+
+    def __init__(self, config: Config, policy: PlacementPolicy, rng: Rng, holdings: Holdings | None = None) -> None:
+        self._config = config
+        self._policy = policy
+        self._rng = rng
+        self._holdings = holdings
+        self.nodes: dict[NodeID, NodeView] = {}
+        #: What waits for a place, by shape, each in order of arrival. Never an empty dict inside.
+        self.waiting: dict[Shape, dict[TaskID, _Waiting]] = {}
+        self._shapes: dict[TaskID, Shape] = {}
+        #: When a task that no node could hold fails.
+        self._graces: Deadlines[TaskID] = Deadlines()
+        #: Shapes to try in this step; all of them once a node has changed.
+        self._arrived: dict[Shape, None] = {}
+        self._nodes_changed = False
+        self._handlers: dict[type, Callable[[Address, Any], None]] = {
+            msg.TaskSpilled: self._on_task_spilled,
+            msg.LoadReported: self._on_load_reported,
+            msg.NodeJoined: self._on_node_joined,
+            msg.NodeLost: self._on_node_lost,
+        }
+
+    # -- the door
+
+    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Machine``."""
+        handlers = self._handlers
+        for sender, fact in events:
+            handlers[type(fact)](sender, fact)
+        actions: list[Action] = []
+        for shape in list(self.waiting if self._nodes_changed else self._arrived):
+            self._place(shape, now, actions)
+        self._arrived = {}
+        self._nodes_changed = False
+        for task_id in self._graces.pop_due(now):
+            task = self._remove(task_id)
+            message = infeasible_message(task.spec, self.nodes.values())
+            actions.append(Send(task.origin, msg.TaskInfeasible(task_id, message)))
+        return actions
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        return self._graces.next()
+
+    def check_invariants(self) -> None:
+        """See ``machine.Machine``."""
+        for shape, tasks in self.waiting.items():
+            if not tasks:
+                raise InvariantViolation(f"an empty queue for {describe(shape)}")
+            feasible = self._feasible(shape)
+            for task_id in tasks:
+                if feasible == (task_id in self._graces):
+                    raise InvariantViolation(f"task {task_id.hex()}: feasible {feasible}, and has a deadline or not")
+        if sum(len(tasks) for tasks in self.waiting.values()) != len(self._shapes):
+            raise InvariantViolation("the index of waiting tasks is not that of the queues")
+
+    # -- facts
+
+    def _on_task_spilled(self, sender: Address, fact: msg.TaskSpilled) -> None:
+        spec = fact.spec
+        if spec.task_id in self._shapes:
+            return  # spilled again by one that did not know: it waits already
+        self.waiting.setdefault(spec.resources, {})[spec.task_id] = _Waiting(spec, fact.submitter, sender)
+        self._shapes[spec.task_id] = spec.resources
+        self._arrived[spec.resources] = None
+
+    def _on_load_reported(self, sender: Address, fact: msg.LoadReported) -> None:
+        known = self.nodes.get(fact.node)
+        if known is not None:
+            self._set_node(NodeView(fact.node, known.capacity, fact.free, fact.queued, fact.mean))
+
+    def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
+        self._set_node(NodeView(fact.node, fact.capacity, fact.capacity))
+
+    def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
+        if self.nodes.pop(fact.node, None) is not None:
+            self._policy.node_lost(fact.node)
+            self._nodes_changed = True
+
+    def _set_node(self, view: NodeView) -> None:
+        self.nodes[view.node] = view
+        self._policy.node_changed(view)
+        self._nodes_changed = True
+
+    # -- decisions
+
+    def _place(self, shape: Shape, now: Nanos, actions: list[Action]) -> None:
+        """Place what waits with ``shape``, oldest first, until one finds no node; see to the deadlines of the rest."""
+        tasks = self.waiting[shape]
+        for task_id, task in list(tasks.items()):
+            spec = task.spec
+            holders = _NOBODY_HOLDS
+            if self._holdings is not None and spec.dependencies:
+                holders = self._holdings.bytes_held(spec.dependencies)
+            node = self._policy.choose(spec, holders, self._rng)
+            if node is None:
+                break
+            self._remove(task_id)
+            self._assign(node, shape)
+            actions.append(Send(address(node, HOST), msg.TaskAssigned(spec, task.submitter)))
+        if not tasks:
+            return
+        if self._feasible(shape):
+            for task_id in tasks:
+                self._graces.cancel(task_id)
+        else:
+            for task_id in tasks:
+                if task_id not in self._graces:
+                    self._graces.set(task_id, now + self._config.infeasible_grace)
+
+    def _assign(self, node: NodeID, shape: Shape) -> None:
+        """Carry the node's load on by one task."""
+        view = self.nodes[node]
+        if fits(shape, view.free):
+            amounts = dict(shape)
+            free = tuple([(name, amount - amounts.get(name, 0)) for name, amount in view.free])
+            view = msgspec.structs.replace(view, free=free)
+        else:
+            view = msgspec.structs.replace(view, queued=view.queued + 1)
+        self.nodes[node] = view
+        self._policy.node_changed(view)
+
+    def _remove(self, task_id: TaskID) -> _Waiting:
+        shape = self._shapes.pop(task_id)
+        tasks = self.waiting[shape]
+        task = tasks.pop(task_id)
+        if not tasks:
+            del self.waiting[shape]
+        self._graces.cancel(task_id)
+        return task
+
+    def _feasible(self, shape: Shape) -> bool:
+        return any(fits(shape, view.capacity) for view in self.nodes.values())
+
+
+def infeasible_message(spec: TaskSpec, nodes: Iterable[NodeView]) -> str:
+    """Return why none of ``nodes`` can ever run the task: what it needs, the nearest node, and what to do."""
+    needs = f"task {spec.name} needs {describe(spec.resources)}"
+    nearest: tuple[int, int, NodeView] | None = None
+    for view in nodes:
+        missing = _missing(spec.resources, view.capacity)
+        candidate = (len(missing), view.node, view)
+        if nearest is None or candidate[:2] < nearest[:2]:
+            nearest = candidate
+    if nearest is None:
+        return f"{needs}, and no node has joined the session yet. Start a node."
+    view = nearest[2]
+    capacity = dict(view.capacity)
+    missing = _missing(spec.resources, view.capacity)
+    has = ", ".join(f"{capacity.get(name, 0) / UNIT:g} of {amount / UNIT:g} {name}" for name, amount in missing)
+    more = ", ".join(_as_option(name, amount) for name, amount in missing)
+    less = ", ".join(_as_option(name, capacity.get(name, 0)) for name, _ in missing)
+    return (
+        f"{needs}; no node has it: the nearest, node {view.node}, has {has} (all it has: {describe(view.capacity)}). "
+        f"Start a node with more, as by sundog.init({more}), or ask for less, as by .options({less})."
+    )
+
+
+def _missing(wanted: Shape, capacity: Shape) -> Shape:
+    """Return the part of ``wanted`` that ``capacity`` cannot hold."""
+    amounts = dict(capacity)
+    return tuple([pair for pair in wanted if amounts.get(pair[0], 0) < pair[1]])
+
+
+def _as_option(name: str, amount: int) -> str:
+    option = _OPTION.get(name)
+    value = f"{amount / UNIT:g}"
+    return f"{option}={value}" if option else f'resources={{"{name}": {value}}}'

@@ -1,0 +1,193 @@
+"""Can these blocked tasks ever move again? If not: which of them should fail, and what should people be told?
+
+A task that blocks in ``get`` or ``wait`` gives its CPUs back but keeps GPUs and custom resources. Tasks are *deadlocked*
+when each waits for something that only one of them can bring about: the end of another blocked task, or resources that
+blocked tasks hold. Everything else is given the benefit of the doubt: what runs will end, what is being put will be
+there, what fits will be started, what no node can hold will fail with its own message.
+
+The judgement is the banker's: as long as one task can move, let it move, finish, and give back what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from sundog.core.ids import ObjectID, TaskID, producer_of
+from sundog.core.resources import ResourceSet, Shape, describe
+
+#: Steps of the chain that are told; longer ones are cut in the middle of nowhere interesting.
+_CHAIN_MAX = 12
+
+
+class BlockedTask(msgspec.Struct, frozen=True, gc=False):
+    """A task whose body waits until ``count`` of ``waits_for`` are ready. Only those that are *not* ready are named."""
+
+    task_id: TaskID
+    name: str
+    #: Higher is newer; the newest fails.
+    order: int
+    waits_for: tuple[ObjectID, ...]
+    #: How many of ``waits_for`` must still become ready.
+    count: int
+    #: What it keeps while it waits.
+    holds: Shape = ()
+
+
+class PendingTask(msgspec.Struct, frozen=True, gc=False):
+    """A task that has not started: its arguments that are not ready, and the resources it wants."""
+
+    task_id: TaskID
+    name: str
+    needs: tuple[ObjectID, ...]
+    wants: Shape
+
+
+class Deadlock(msgspec.Struct, frozen=True, gc=False):
+    """``task_id`` should fail with ``message``, which holds the chain."""
+
+    task_id: TaskID
+    message: str
+
+
+def find_deadlock(
+    blocked: Sequence[BlockedTask],
+    stuck: Mapping[ObjectID, PendingTask],
+    resources: ResourceSet,
+    workers_max: int | None = None,
+) -> Deadlock | None:
+    """Return the newest of the ``blocked`` tasks that can never move, with the chain; None if all can.
+
+    ``stuck`` maps objects to the tasks that will return them and have not started; an object that neither it nor a
+    blocked task returns is taken to be on its way. ``workers_max`` bounds the processes that may be blocked at a time.
+    Linear in what the blocked tasks wait for, times the length of the longest chain.
+    """
+    if not blocked:
+        return None
+    return _Inquiry(blocked, stuck, resources, workers_max).verdict()
+
+
+class _Inquiry:
+    """One judgement."""
+
+    def __init__(
+        self,
+        blocked: Sequence[BlockedTask],
+        stuck: Mapping[ObjectID, PendingTask],
+        resources: ResourceSet,
+        workers_max: int | None,
+    ) -> None:
+        self._stuck = stuck
+        self._capacity = resources.capacity
+        self._workers_max = workers_max
+        #: Tasks that cannot move, as far as is known; they only ever leave.
+        self._blocked = {task.task_id: task for task in blocked}
+        self._pending = self._reachable(blocked)
+
+    def verdict(self) -> Deadlock | None:
+        moved = True
+        while moved and self._blocked:
+            room = self._room()
+            moved = False
+            for task_id, pending in list(self._pending.items()):
+                if self._has_room(pending, room) and all(self._can_come(need) for need in pending.needs):
+                    del self._pending[task_id]
+                    moved = True
+            for task_id, task in list(self._blocked.items()):
+                if sum([self._can_come(wanted) for wanted in task.waits_for]) >= task.count:
+                    del self._blocked[task_id]
+                    moved = True
+        if not self._blocked:
+            return None
+        newest = max(self._blocked.values(), key=lambda task: task.order)
+        return Deadlock(newest.task_id, self._tell(newest))
+
+    def _reachable(self, blocked: Sequence[BlockedTask]) -> dict[TaskID, PendingTask]:
+        """Return the tasks not started that the blocked ones wait for, directly or through arguments."""
+        found: dict[TaskID, PendingTask] = {}
+        todo = [wanted for task in blocked for wanted in task.waits_for]
+        while todo:
+            pending = self._stuck.get(todo.pop())
+            if pending is not None and pending.task_id not in found:
+                found[pending.task_id] = pending
+                todo += pending.needs
+        return found
+
+    def _room(self) -> dict[str, int]:
+        """Return what is free once everything but the blocked tasks has ended."""
+        room = dict(self._capacity)
+        for task in self._blocked.values():
+            for name, amount in task.holds:
+                room[name] = room.get(name, 0) - amount
+        return room
+
+    def _has_room(self, pending: PendingTask, room: dict[str, int]) -> bool:
+        if self._workers_max is not None and len(self._blocked) >= self._workers_max:
+            return False
+        # What exceeds the whole node is not stuck: it runs elsewhere, or fails as infeasible.
+        return all(room.get(name, 0) >= amount or self._capacity.get(name, 0) < amount for name, amount in pending.wants)
+
+    def _can_come(self, object_id: ObjectID) -> bool:
+        task_id = producer_of(object_id)
+        return task_id not in self._blocked and task_id not in self._pending
+
+    # -- the story
+
+    def _tell(self, newest: BlockedTask) -> str:
+        told: list[str] = []
+        met: dict[TaskID, None] = {}
+        at: BlockedTask | PendingTask | None = newest
+        advice = "Let the tasks wait for each other in one direction only."
+        while at is not None:
+            if at.task_id in met:
+                told.append(f"and there the circle closes at {at.name}")
+                break
+            if len(told) == _CHAIN_MAX:
+                told.append("and so on")
+                break
+            met[at.task_id] = None
+            if isinstance(at, BlockedTask):
+                at = self._tell_blocked(at, told)
+                continue
+            missing = next((need for need in at.needs if not self._can_come(need)), None)
+            if missing is None:
+                advice = self._tell_unfit(at, told)
+                break
+            maker = self._maker(missing)
+            told.append(f"{at.name} has not started, because it needs the result of {maker.name}")
+            at = maker
+        return f"deadlock: {'; '.join(told)}. {advice}"
+
+    def _tell_blocked(self, task: BlockedTask, told: list[str]) -> BlockedTask | PendingTask:
+        stuck = [wanted for wanted in task.waits_for if not self._can_come(wanted)]
+        maker = self._maker(stuck[0])
+        holding = f", holding {describe(task.holds)}," if task.holds else ""
+        others = f" and {len(stuck) - 1} more" if len(stuck) > 1 else ""
+        told.append(f"{task.name}{holding} waits for {maker.name}{others}")
+        return maker
+
+    def _tell_unfit(self, pending: PendingTask, told: list[str]) -> str:
+        """Say why a task whose arguments can come has no room; return the advice."""
+        room = self._room()
+        short = [pair for pair in pending.wants if room.get(pair[0], 0) < pair[1]]
+        if not short:
+            told.append(f"{pending.name} has no worker, because all {self._workers_max} that may exist are blocked")
+            return "Nest less deeply, or raise worker_processes_max."
+        name = short[0][0]
+        holders = [task for task in self._blocked.values() if name in dict(task.holds)]
+        named = ", ".join(f"{task.name} ({describe(task.holds)})" for task in holders[:_CHAIN_MAX])
+        more = f" and {len(holders) - _CHAIN_MAX} more" if len(holders) > _CHAIN_MAX else ""
+        has = describe([(name, self._capacity.get(name, 0))])
+        told.append(
+            f"{pending.name} needs {describe(short)} of the {has} that there are, and blocked tasks hold them: {named}{more}"
+        )
+        return (
+            f"A task keeps its {name} while it waits: wait for {pending.name} outside such a task, ask for less {name}, "
+            "or give the node more."
+        )
+
+    def _maker(self, object_id: ObjectID) -> BlockedTask | PendingTask:
+        task_id = producer_of(object_id)
+        blocked = self._blocked.get(task_id)
+        return blocked if blocked is not None else self._pending[task_id]

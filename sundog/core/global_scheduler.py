@@ -47,15 +47,28 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
     origin: Address
 
 
+class _NoRng:
+    """Stands where no randomness was given."""
+
+    def randrange(self, stop: int, /) -> int:
+        raise InvariantViolation("the placement policy draws, and its host was given no rng")
+
+
 class GlobalScheduler:
-    """See the module. ``holdings`` may be left out where placement need not know about objects."""
+    """See the module. ``here`` is the host that runs it.
+
+    ``rng`` is for policies that draw; ``holdings`` may be left out where placement need not know about objects.
+    """
 
     HEARS = (msg.TaskSpilled, msg.LoadReported, msg.NodeJoined, msg.NodeLost)
 
-    def __init__(self, config: Config, policy: PlacementPolicy, rng: Rng, holdings: Holdings | None = None) -> None:
+    def __init__(
+        self, config: Config, here: Address, policy: PlacementPolicy, rng: Rng | None, holdings: Holdings | None = None
+    ) -> None:
         self._config = config
+        self.here = here
         self._policy = policy
-        self._rng = rng
+        self._rng: Rng = rng if rng is not None else _NoRng()
         self._holdings = holdings
         self.nodes: dict[NodeID, NodeView] = {}
         #: What waits for a place, by shape, each in order of arrival. Never an empty dict inside.

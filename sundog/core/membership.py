@@ -20,19 +20,19 @@ from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import HOST, Address, NodeID, address
+from sundog.core.ids import HOST, Address, NodeID, address, node_of
 from sundog.core.machine import Action, Event
 from sundog.core.units import Nanos
 
 
 class Membership:
-    """See the module. ``node`` is the head, which runs this machine and is never lost to itself."""
+    """See the module. ``here`` is the head's host, which runs this machine and is never lost to itself."""
 
     HEARS = (msg.NodeJoined, msg.LoadReported, msg.NodeLost)
 
-    def __init__(self, config: Config, node: NodeID) -> None:
+    def __init__(self, config: Config, here: Address) -> None:
         self._config = config
-        self._node = node
+        self._node = node_of(here)
         self.members: dict[NodeID, msg.NodeJoined] = {}
         self._silences: Deadlines[NodeID] = Deadlines()
         #: When the loop was last asked to step this machine.

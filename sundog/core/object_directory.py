@@ -19,6 +19,7 @@ import msgspec
 
 from sundog.core import messages as msg
 from sundog.core.actions import Send
+from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID, ObjectID, node_of
 from sundog.core.machine import Action, Event
@@ -45,7 +46,8 @@ class ObjectDirectory:
         msg.NodeLost,
     )
 
-    def __init__(self, here: Address) -> None:
+    def __init__(self, config: Config, here: Address) -> None:
+        self._config = config
         self._here = here
         self._entries: dict[ObjectID, _Entry] = {}
         #: Ordered sets: what each node holds; who wants to know of an object; what each asker wants to know.

@@ -7,6 +7,7 @@ when a quarter of the bucket is full, so that a flood becomes blocks of lines wi
 
 from __future__ import annotations
 
+from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.ids import ProcessID
 from sundog.core.units import SECOND, Nanos
@@ -21,10 +22,10 @@ class OutputBudget:
     Invariant: every byte admitted is returned as text or counted, once, in a later (or the same) dropped count.
     """
 
-    def __init__(self, bytes_per_second_max: int) -> None:
-        self._rate = bytes_per_second_max
+    def __init__(self, config: Config) -> None:
+        self._rate = config.output_bytes_per_second_max
         #: Unspent bytes times SECOND, so that refilling loses nothing.
-        self._tokens = bytes_per_second_max * SECOND
+        self._tokens = self._rate * SECOND
         self._refilled: Nanos | None = None
         self._dropped: dict[ProcessID, int] = {}
         self._tell: Deadlines[ProcessID] = Deadlines()

@@ -1,0 +1,1 @@
+"""Decides everything, touches nothing. See ARCHITECTURE.md for the reading order."""

@@ -1,0 +1,112 @@
+"""Tasks whose body waits in get or wait (P2): they give back their CPUs, and take them again before they go on.
+
+RUNNING -TaskBlocked-> BLOCKED -enough is ready-> RESUMABLE -grant-> running. Resumes go before all new work; a task that finds
+no free CPU for ``config.overdraft_after`` is granted it as overdraft, counted apart. GPUs and custom resources are kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send
+from sundog.core.config import Config
+from sundog.core.dependencies import Dependencies
+from sundog.core.ids import ObjectID, TaskID
+from sundog.core.machine import Action
+from sundog.core.task import TaskState
+from sundog.core.task_record import Blocking, TaskRecord, WorkerState, set_state
+from sundog.core.units import Nanos
+from sundog.core.worker_pool import WorkerPool
+
+
+class BlockedTasks:
+    """See the module."""
+
+    def __init__(self, config: Config, pool: WorkerPool) -> None:
+        self._config = config
+        self._pool = pool
+        self._waiting: Dependencies[TaskRecord] = Dependencies()
+        #: BLOCKED tasks, in the order of their blocking.
+        self.blocked: dict[TaskID, TaskRecord] = {}
+        #: RESUMABLE tasks, in the order in which they became so.
+        self.resumable: deque[TaskRecord] = deque()
+
+    def block(self, record: TaskRecord, fact: msg.TaskWaits) -> None:
+        """DISPATCHED -> BLOCKED."""
+        worker = record.worker
+        assert worker is not None
+        set_state(record, TaskState.BLOCKED)
+        record.blocking = Blocking(fact.request, dict.fromkeys(fact.object_ids), fact.count)
+        self.blocked[record.spec.task_id] = record
+        for object_id in fact.object_ids:
+            self._waiting.add(object_id, record)
+        self._pool.block(worker)
+
+    def ready(self, object_id: ObjectID, now: Nanos) -> None:
+        """An object is here: whoever waited for it may have enough."""
+        for record in self._waiting.ready(object_id):
+            blocking = record.blocking
+            if blocking is not None and blocking.missing.pop(object_id, 0) is None:
+                blocking.count -= 1
+                if blocking.count <= 0 and record.state is TaskState.BLOCKED:
+                    self._to_resumable(record, now)
+
+    def out_of_time(self, record: TaskRecord, request: int, now: Nanos) -> None:
+        """The wait of ``request`` expired: resume although not everything is ready."""
+        if record.state is TaskState.BLOCKED and record.blocking is not None and record.blocking.request == request:
+            self._to_resumable(record, now)
+
+    def _to_resumable(self, record: TaskRecord, now: Nanos) -> None:
+        assert record.blocking is not None
+        self._stop_waiting(record)
+        del self.blocked[record.spec.task_id]
+        set_state(record, TaskState.RESUMABLE)
+        record.blocking.resumable_at = now
+        self.resumable.append(record)
+
+    def _stop_waiting(self, record: TaskRecord) -> None:
+        if record.blocking is not None:
+            for object_id in record.blocking.missing:
+                self._waiting.remove(object_id, record)
+            record.blocking.missing = {}
+
+    def resume(self, now: Nanos) -> list[Action]:
+        """Grant CPUs to resumable tasks, oldest first: those that are free, or overdraft to those that waited long."""
+        if not self.resumable:
+            return []
+        actions: list[Action] = []
+        still: deque[TaskRecord] = deque()
+        for record in self.resumable:
+            worker, blocking = record.worker, record.blocking
+            if record.state is not TaskState.RESUMABLE or worker is None or blocking is None:
+                continue
+            overdue = now - blocking.resumable_at >= self._config.overdraft_after
+            if overdue or self._pool.fits_unblocked(worker):
+                self._pool.unblock(worker)
+                set_state(record, TaskState.DISPATCHED)
+                record.blocking = None
+                actions.append(Send(worker.where, msg.TaskResumed(blocking.request)))
+            else:
+                still.append(record)
+        self.resumable = still
+        return actions
+
+    def leave(self, record: TaskRecord) -> None:
+        """The task is over, or its worker died, while it was blocked or resumable; the pool is told by the caller."""
+        self._stop_waiting(record)
+        self.blocked.pop(record.spec.task_id, None)
+        record.blocking = None
+
+    def next_deadline(self) -> Nanos | None:
+        """Return when the next overdraft is due."""
+        due = [r.blocking.resumable_at for r in self.resumable if r.blocking is not None]
+        return min(due) + self._config.overdraft_after if due else None
+
+    def force_resume(self, record: TaskRecord) -> None:
+        """A task went on without its grant (it must have failed in its own thread): take its CPUs again."""
+        worker = record.worker
+        assert worker is not None
+        self.leave(record)
+        if worker.state is WorkerState.BLOCKED:
+            self._pool.unblock(worker)

@@ -1,0 +1,462 @@
+"""The machine of a driver or worker: it counts references, and waits for objects on behalf of threads.
+
+Owns, in its process: how many Python references there are to each ID, what was asked of the node and not yet answered, and
+which requests of threads hang on that. It decides what to tell the node and when a request is over.
+
+Invariants:
+
+* R1. an ID is in ``references`` exactly while the node counts this process among its holders (as far as told: FIFO);
+* R2. every ID in ``_delivering`` or ``_watching`` has exactly one unanswered ObjectsWanted of that kind;
+* R3. a request is in ``_requests`` until it is resolved, rejected or abandoned, exactly once.
+
+What it does not do: serialize, know tasks, print. Messages for a worker's pipeline go to ``executor``, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from sundog.core import events as ev
+from sundog.core import messages as msg
+from sundog.core.actions import (
+    CloseClient,
+    PauseSubmissions,
+    RejectRequest,
+    ReportStuck,
+    ResolveGet,
+    ResolveQuestion,
+    ResolveWait,
+    Send,
+    ShowOutput,
+)
+from sundog.core.config import Config
+from sundog.core.deadlines import Deadlines
+from sundog.core.errors import InvariantViolation
+from sundog.core.ids import Address, ObjectID, TaskID, return_ids
+from sundog.core.machine import Action, Event, Fact
+from sundog.core.task import Failure, FailureKind, Value
+from sundog.core.units import Nanos, seconds
+
+#: Facts that go to the node as they are.
+_FORWARDED = (
+    msg.FunctionExported,
+    msg.IDsEscaped,
+    msg.ExtentReturned,
+    msg.TaskFinished,
+    msg.TaskSkipped,
+    msg.TasksDropped,
+    msg.SessionEnding,
+)
+#: Answers that name their request.
+_ANSWERS = (msg.ExtentGranted, msg.CancelAnswered, msg.TableGiven)
+#: What a driver shows to people.
+_SHOWN = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
+#: At most so many IDs are named when asking why a request is stuck.
+_EXPLAINED_MAX = 3
+
+
+class Request(msgspec.Struct):
+    """A thread's get or wait. ``missing`` holds what is not ready yet; for a wait it only needs to shrink enough."""
+
+    object_ids: tuple[ObjectID, ...]
+    missing: dict[ObjectID, None]
+    #: How many may still be missing when the request is over.
+    missing_allowed: int
+    deadline: Nanos | None
+    task: TaskID | None
+    deliver: bool
+    asked_at: Nanos
+    values: dict[ObjectID, Value]
+    #: The task was told to be blocked and has not been granted its CPUs again.
+    blocked: bool = False
+    #: Time is up; only the grant (if blocked) or the explanation is waited for.
+    expired: bool = False
+    explaining: bool = False
+
+
+class Client:
+    """See the module. ``here`` and ``host`` are the addresses of this process and of its node's host."""
+
+    def __init__(self, config: Config, here: Address, host: Address, *, worker: bool) -> None:
+        self._config = config
+        self.here = here
+        self._host = host
+        self._worker = worker
+        #: R1. ID -> live Python references in this process.
+        self.references: dict[ObjectID, int] = {}
+        #: Held IDs that are known to be ready.
+        self._ready: dict[ObjectID, None] = {}
+        #: R2. ID -> requests that wait for its value / for the news.
+        self._delivering: dict[ObjectID, list[int]] = {}
+        self._watching: dict[ObjectID, list[int]] = {}
+        self._requests: dict[int, Request] = {}
+        self._questions: dict[int, None] = {}
+        #: request -> when it expires; (request, "stuck") -> when to say that it is stuck.
+        self._deadlines: Deadlines[tuple[int, str]] = Deadlines()
+        self._polls: dict[int, int] = {}
+        self._now: Nanos = 0
+        self._closed: str | None = None
+        self._taken: list[ObjectID] = []
+        self._unreferenced: dict[ObjectID, None] = {}
+        self._pins: list[ObjectID] = []
+        self._wanted: list[ObjectID] = []
+        self._watched: list[ObjectID] = []
+        self._messages: list[Fact] = []
+        self._actions: list[Action] = []
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            bytes: self._on_reference_born,
+            ev.ReferenceDropped: self._on_reference_dropped,
+            ev.PinDropped: self._on_pin_dropped,
+            ev.GetRequested: self._on_get_requested,
+            ev.WaitRequested: self._on_wait_requested,
+            ev.RequestAbandoned: self._on_request_abandoned,
+            ev.Asked: self._on_asked,
+            msg.TaskSubmitted: self._on_task_submitted,
+            msg.ObjectPut: self._on_object_put,
+            msg.ObjectsReady: self._on_objects_ready,
+            msg.ObjectsPolledReady: self._on_polled,
+            msg.TaskResumed: self._on_task_resumed,
+            msg.ExtentRefused: self._on_extent_refused,
+            msg.ExplanationGiven: self._on_explanation_given,
+            msg.SubmissionsPaused: self._on_submissions_paused,
+            msg.SessionEnded: self._on_session_ended,
+            **dict.fromkeys(_FORWARDED, self._forward),
+            **dict.fromkeys(_ANSWERS, self._on_answer),
+            **dict.fromkeys(_SHOWN, self._on_shown),
+        }
+
+    # -- the door ------------------------------
+
+    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Machine``. Facts of this process come from ``ids.LOOP``; a plain ``bytes`` is a born reference."""
+        self._now = now
+        handlers = self._handlers
+        for _, fact in events:
+            handlers[type(fact)](fact)
+        for key in self._deadlines.pop_due(now):
+            self._on_deadline(*key)
+        return self._speak()
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        return self._deadlines.next()
+
+    def close(self, now: Nanos, reason: str) -> list[Action]:
+        """The node is gone: reject everything that waits, now and later. Called by the loop when the link ends."""
+        self._now = now
+        self._end(reason)
+        return self._speak()
+
+    def _speak(self) -> list[Action]:
+        """Turn what this step gathered into actions, in the order that P4 needs: holds, messages, pins, releases."""
+        send, host = self._actions.append, self._host
+        gathered: list[Fact] = []
+        if self._taken:
+            gathered.append(msg.HoldsTaken(tuple(self._taken)))
+            self._taken = []
+        gathered.extend(self._messages)
+        self._messages = []
+        if self._wanted:
+            gathered.append(msg.ObjectsWanted(tuple(self._wanted), deliver=True))
+            self._wanted = []
+        if self._watched:
+            gathered.append(msg.ObjectsWanted(tuple(self._watched), deliver=False))
+            self._watched = []
+        if self._pins:
+            gathered.append(msg.PinsReturned(tuple(self._pins)))
+            self._pins = []
+        if self._unreferenced:
+            released = tuple([o for o in self._unreferenced if self.references.get(o) == 0])
+            self._unreferenced = {}
+            if released:
+                for object_id in released:
+                    del self.references[object_id]
+                    self._ready.pop(object_id, None)
+                gathered.append(msg.HoldsReleased(released))
+        if self._closed is None:
+            for message in gathered:
+                send(Send(host, message))
+        actions, self._actions = self._actions, []
+        return actions
+
+    # -- references ------------------------------
+
+    def _on_reference_born(self, object_id: ObjectID) -> None:
+        count = self.references.get(object_id)
+        if count is None:
+            self.references[object_id] = 1
+            self._taken.append(object_id)
+        else:
+            self.references[object_id] = count + 1
+
+    def _on_reference_dropped(self, fact: ev.ReferenceDropped) -> None:
+        object_id = fact.object_id
+        count = self.references.get(object_id)
+        if count is None:
+            return  # its birth was interrupted before the node was told
+        self.references[object_id] = count - 1
+        if count == 1:
+            self._unreferenced[object_id] = None
+
+    def _on_task_submitted(self, fact: msg.TaskSubmitted) -> None:
+        references = self.references
+        for object_id in return_ids(fact.spec.task_id, fact.spec.return_count):
+            references[object_id] = references.get(object_id, 0) + 1
+        self._messages.append(fact)
+
+    def _on_object_put(self, fact: msg.ObjectPut) -> None:
+        self.references[fact.object_id] = self.references.get(fact.object_id, 0) + 1
+        self._ready[fact.object_id] = None
+        self._messages.append(fact)
+
+    def _on_pin_dropped(self, fact: ev.PinDropped) -> None:
+        self._pins.append(fact.object_id)
+
+    def _forward(self, fact: Fact) -> None:
+        self._messages.append(fact)
+
+    # -- requests ------------------------------
+
+    def _on_get_requested(self, fact: ev.GetRequested) -> None:
+        if self._refuse(fact.request):
+            return
+        missing = dict.fromkeys(fact.object_ids)
+        request = Request(
+            object_ids=fact.object_ids, missing=missing, missing_allowed=0, deadline=fact.deadline,
+            task=fact.task, deliver=True, asked_at=self._now, values={},
+        )  # fmt: skip
+        self._requests[fact.request] = request
+        for object_id in missing:
+            self._subscribe(self._delivering, self._wanted, object_id, fact.request)
+        self._begin_waiting(fact.request, request)
+
+    def _on_wait_requested(self, fact: ev.WaitRequested) -> None:
+        if self._refuse(fact.request):
+            return
+        ready = self._ready
+        missing = {o: None for o in fact.object_ids if o not in ready}
+        request = Request(
+            object_ids=fact.object_ids, missing=missing, missing_allowed=len(fact.object_ids) - fact.count,
+            deadline=fact.deadline, task=fact.task, deliver=False, asked_at=self._now, values={},
+        )  # fmt: skip
+        self._requests[fact.request] = request
+        if len(missing) <= request.missing_allowed:
+            self._finish(fact.request, request)
+            return
+        if fact.deadline is not None and fact.deadline <= self._now:
+            self._polls[fact.request] = fact.request
+            self._messages.append(msg.ObjectsPolled(fact.request, tuple(missing)))
+            return
+        for object_id in missing:
+            self._subscribe(self._watching, self._watched, object_id, fact.request)
+        self._begin_waiting(fact.request, request)
+
+    def _subscribe(
+        self, table: dict[ObjectID, list[int]], asking: list[ObjectID], object_id: ObjectID, request: int
+    ) -> None:
+        """Put ``request`` among those that hear of ``object_id``; ask the node if nobody has yet (R2)."""
+        waiting = table.get(object_id)
+        if waiting is None:
+            table[object_id] = [request]
+            asking.append(object_id)
+        else:
+            waiting.append(request)
+
+    def _begin_waiting(self, number: int, request: Request) -> None:
+        if not request.missing:
+            self._finish(number, request)
+            return
+        if request.deadline is not None:
+            self._deadlines.set((number, "expired"), max(request.deadline, self._now + 1))
+        self._deadlines.set((number, "stuck"), self._now + self._config.stuck_after)
+        if request.task is not None:
+            request.blocked = True
+            count = len(request.missing) - request.missing_allowed
+            self._messages.append(msg.TaskBlocked(request.task, number, tuple(request.missing), count))
+
+    def _on_request_abandoned(self, fact: ev.RequestAbandoned) -> None:
+        request = self._requests.get(fact.request)
+        if request is not None:
+            self._forget(fact.request)
+            self._return_unread(request)
+        self._questions.pop(fact.request, None)
+
+    def _return_unread(self, request: Request) -> None:
+        """Give back the grants of values that arrived for a request that fails."""
+        self._pins.extend([object_id for object_id, value in request.values.items() if value.offset >= 0])
+
+    def _on_asked(self, fact: ev.Asked) -> None:
+        if not self._refuse(fact.request):
+            self._questions[fact.request] = None
+            self._messages.append(fact.question)
+
+    def _refuse(self, number: int) -> bool:
+        """Reject at once if the session is over."""
+        if self._closed is None:
+            return False
+        self._actions.append(RejectRequest(number, Failure(FailureKind.SESSION_CLOSED, self._closed)))
+        return True
+
+    # -- what the node says ------------------------------
+
+    def _on_objects_ready(self, fact: msg.ObjectsReady) -> None:
+        for ready in fact.objects:
+            object_id = ready.object_id
+            if object_id in self.references:
+                self._ready[object_id] = None
+            if ready.value is None:
+                for number in self._watching.pop(object_id, ()):
+                    self._arrived(number, object_id, None)
+            else:
+                self._deliver(object_id, ready.value)
+
+    def _deliver(self, object_id: ObjectID, value: Value) -> None:
+        """Hand one delivered value to all who wait for it. Its one grant goes to the first; the rest ask again."""
+        waiting = [n for n in self._delivering.pop(object_id, ()) if n in self._requests]
+        pinned = value.offset >= 0
+        if not waiting and pinned:
+            self._pins.append(object_id)
+        for number in waiting[1:] if pinned else ():
+            self._subscribe(self._delivering, self._wanted, object_id, number)
+        for number in waiting[:1] if pinned else waiting:
+            self._arrived(number, object_id, value)
+
+    def _arrived(self, number: int, object_id: ObjectID, value: Value | None) -> None:
+        request = self._requests.get(number)
+        if request is None or object_id not in request.missing:
+            return
+        del request.missing[object_id]
+        if value is not None:
+            request.values[object_id] = value
+        if len(request.missing) <= request.missing_allowed and not request.blocked:
+            self._finish(number, request)
+
+    def _on_polled(self, fact: msg.ObjectsPolledReady) -> None:
+        for object_id in fact.object_ids:
+            if object_id in self.references:
+                self._ready[object_id] = None
+        request = self._requests.get(fact.request)
+        if request is not None and self._polls.pop(fact.request, None) is not None:
+            for object_id in fact.object_ids:
+                request.missing.pop(object_id, None)
+            self._finish(fact.request, request)
+
+    def _on_task_resumed(self, fact: msg.TaskResumed) -> None:
+        request = self._requests.get(fact.request)
+        if request is None:
+            return
+        request.blocked = False
+        if len(request.missing) <= request.missing_allowed or request.expired:
+            self._finish(fact.request, request)
+
+    def _on_answer(self, fact: Any) -> None:
+        if self._questions.pop(fact.request, 0) is None:
+            self._actions.append(ResolveQuestion(fact.request, fact))
+        elif type(fact) is msg.ExtentGranted:
+            self._messages.append(msg.ExtentReturned(fact.offset))  # the asking thread was interrupted
+
+    def _on_extent_refused(self, fact: msg.ExtentRefused) -> None:
+        if self._questions.pop(fact.request, 0) is None:
+            failure = fact.value.failure or Failure(FailureKind.STORE_FULL, "the object store is full")
+            self._actions.append(RejectRequest(fact.request, failure))
+
+    def _on_explanation_given(self, fact: msg.ExplanationGiven) -> None:
+        if self._questions.pop(fact.request, 0) is None:
+            self._actions.append(ResolveQuestion(fact.request, fact))
+            return
+        request = self._requests.get(fact.request)
+        if request is None or not request.explaining:
+            return
+        request.explaining = False
+        waited = seconds(self._now - request.asked_at)
+        ready = len(request.object_ids) - len(request.missing)
+        count = f"{ready} of {len(request.object_ids)} objects were ready"
+        if request.expired:
+            self._forget(fact.request)
+            self._return_unread(request)
+            text = f"get timed out after {waited:.3g} s; {count}. {fact.text}"
+            self._actions.append(RejectRequest(fact.request, Failure(FailureKind.TIMEOUT, text)))
+        else:
+            what = "get" if request.deliver else "wait"
+            text = f"{what} has waited {waited:.0f} s; {count}. {fact.text}"
+            self._actions.append(ReportStuck(fact.request, text))
+
+    def _on_shown(self, fact: Fact) -> None:
+        self._actions.append(ShowOutput(fact))
+
+    def _on_submissions_paused(self, fact: msg.SubmissionsPaused) -> None:
+        self._actions.append(PauseSubmissions(fact.paused))
+
+    def _on_session_ended(self, fact: msg.SessionEnded) -> None:
+        self._end("the session has ended: call sundog.init() to start another")
+
+    # -- time and endings ------------------------------
+
+    def _on_deadline(self, number: int, what: str) -> None:
+        request = self._requests.get(number)
+        if request is None:
+            return
+        if what == "stuck":
+            self._explain(number, request)
+            return
+        request.expired = True
+        if request.blocked and request.task is not None:
+            self._messages.append(msg.ResumeRequested(request.task, number))
+        else:
+            self._finish(number, request)
+
+    def _explain(self, number: int, request: Request) -> None:
+        if not request.explaining:
+            request.explaining = True
+            missing = [o for o, _ in zip(request.missing, range(_EXPLAINED_MAX), strict=False)]
+            self._messages.append(msg.ExplanationRequested(number, tuple(missing)))
+
+    def _finish(self, number: int, request: Request) -> None:
+        """The request's waiting is over: by readiness, or because its time is up."""
+        if request.deliver and request.missing:
+            if len(request.missing) > 0 and request.expired:
+                self._explain(number, request)  # rejected when the explanation comes
+            return
+        self._forget(number)
+        if request.deliver:
+            values = request.values
+            self._actions.append(ResolveGet(number, tuple([values[o] for o in request.object_ids])))
+        else:
+            wanted = len(request.object_ids) - request.missing_allowed
+            ready = [o for o in request.object_ids if o not in request.missing]
+            self._actions.append(ResolveWait(number, tuple(ready[:wanted])))
+
+    def _forget(self, number: int) -> None:
+        del self._requests[number]
+        self._polls.pop(number, None)
+        self._deadlines.cancel((number, "expired"))
+        self._deadlines.cancel((number, "stuck"))
+
+    def _end(self, reason: str) -> None:
+        if self._closed is not None:
+            return
+        self._closed = reason
+        failure = Failure(FailureKind.SESSION_CLOSED, reason)
+        for number in [*self._requests, *self._questions]:
+            self._actions.append(RejectRequest(number, failure))
+        for number in list(self._requests):
+            self._forget(number)
+        self._questions.clear()
+        self._actions.append(CloseClient(reason))
+
+    def check_invariants(self) -> None:
+        """See ``machine.Machine``."""
+        for number, request in self._requests.items():
+            if request.blocked and request.task is None:
+                raise InvariantViolation(f"request {number} is blocked without a task")
+            table = self._delivering if request.deliver else self._watching
+            for object_id in request.missing:
+                heard = number in table.get(object_id, ()) or number in self._polls
+                if not heard:
+                    raise InvariantViolation(f"request {number} waits for {object_id.hex()} unheard (R2)")
+        for object_id, count in self.references.items():
+            if count < 0:
+                raise InvariantViolation(f"{object_id.hex()} has {count} references (R1)")

@@ -1,0 +1,65 @@
+"""Why is this not ready? In words, from the local scheduler's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sundog.core.ids import ObjectID, TaskID, is_put, producer_of
+from sundog.core.resources import ResourceSet, describe
+from sundog.core.task import TaskState
+from sundog.core.task_record import TaskRecord
+from sundog.core.units import Nanos, seconds
+
+_DEPTH_MAX = 4
+
+
+def explain(
+    tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_ids: Iterable[ObjectID], now: Nanos
+) -> str:
+    """Return one sentence for each of ``object_ids``."""
+    return " ".join(_explain(tasks, resources, object_id, now, 0) for object_id in object_ids) or "Nothing is missing."
+
+
+def _explain(
+    tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_id: ObjectID, now: Nanos, depth: int
+) -> str:
+    record = tasks.get(producer_of(object_id))
+    label = f"ObjectID({object_id.hex()})"
+    if record is None:
+        if is_put(object_id):
+            return f"{label} is put, or was freed."
+        return f"{label} has no unfinished task: it is ready, or was freed."
+    return f"{label} is returned by {_state(tasks, resources, record, now, depth)}"
+
+
+def _state(
+    tasks: dict[TaskID, TaskRecord], resources: ResourceSet, record: TaskRecord, now: Nanos, depth: int
+) -> str:
+    spec, state, worker = record.spec, record.state, record.worker
+    name = f"{spec.name}()"
+    if state is TaskState.WAITING:
+        first = next(iter(record.missing))
+        more = f" and {len(record.missing) - 1} more" if len(record.missing) > 1 else ""
+        why = _explain(tasks, resources, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
+        return f"{name}, which waits for its argument{more}: {why}"
+    if state is TaskState.READY:
+        short = [(n, a) for n, a in spec.resources if resources.free.get(n, 0) < a]
+        if short:
+            return f"{name}, which needs {describe(spec.resources)}; free now: {describe(_free(resources))}."
+        return f"{name}, which waits for a worker; free now: {describe(_free(resources))}."
+    if state is TaskState.SPILLED:
+        return f"{name}, which needs {describe(spec.resources)} and waits for a node that has them."
+    if worker is not None and state is TaskState.DISPATCHED:
+        if worker.pipeline[0] is record:
+            ran = seconds(now - record.dispatched_at)
+            return f"{name}, which has been running for {ran:.3g} s on the worker with pid {worker.pid}."
+        return f"{name}, which is next on the worker with pid {worker.pid}, after {worker.pipeline[0].spec.name}()."
+    if state is TaskState.BLOCKED and record.blocking is not None:
+        first = next(iter(record.blocking.missing))
+        why = _explain(tasks, resources, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
+        return f"{name}, which is itself blocked: {why}"
+    return f"{name}, which waits for its CPUs to go on."
+
+
+def _free(resources: ResourceSet) -> list[tuple[str, int]]:
+    return [(name, max(0, amount)) for name, amount in resources.free.items()]

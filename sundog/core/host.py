@@ -1,0 +1,186 @@
+"""The machines of one process, as one machine. It routes what they say to each other and decides nothing.
+
+Every node has an object manager and a local scheduler; the head's host also has the global scheduler, the object directory,
+lineage, and (in a cluster) membership. A fact goes to the machines that hear its type, in the order of ``ROUTES``; a ``Send`` to
+this host's own address is routed at once, in the same step, until nothing more is said: what leaves a step is only for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from sundog.core import messages as msg
+from sundog.core import tables
+from sundog.core.actions import Send, StopHost
+from sundog.core.config import Config
+from sundog.core.errors import InvariantViolation
+from sundog.core.events import OutputRead
+from sundog.core.global_scheduler import GlobalScheduler
+from sundog.core.ids import DRIVER, HOST, Address, NodeID, ProcessID, address
+from sundog.core.journal import Journal
+from sundog.core.lineage import Lineage
+from sundog.core.local_scheduler import LocalScheduler
+from sundog.core.machine import Action, Event, Fact, Rng
+from sundog.core.membership import Membership
+from sundog.core.object_directory import ObjectDirectory
+from sundog.core.object_manager import ObjectManager
+from sundog.core.output import OutputBudget
+from sundog.core.placement import policy
+from sundog.core.rng import SplitMix
+from sundog.core.units import Nanos
+
+#: Rounds of internal messages in one step; the longest legal chain is far shorter.
+_ROUNDS_MAX = 1_000
+_FIRST_WORKER = ProcessID(DRIVER + 1)
+
+
+class Host:
+    """See the module. ``rng`` serves placement policies that draw; without one they must not."""
+
+    def __init__(self, config: Config, node: NodeID = NodeID(0), *, rng: Rng | None = None, clustered: bool = False) -> None:
+        self.config = config
+        self.node = node
+        self.here = address(node, HOST)
+        self._driver = address(node, DRIVER)
+        self.journal: Journal | None = None
+        self.object_manager = ObjectManager(config, node, self.here, self._driver)
+        self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
+        self.directory = ObjectDirectory(self.here)
+        self.global_scheduler = GlobalScheduler(
+            config, policy(config.placement_policy), rng if rng is not None else SplitMix(0), self.directory
+        )
+        self.lineage = Lineage(config, self.here)
+        self._machines: list[Any] = [
+            self.object_manager, self.local_scheduler, self.global_scheduler, self.directory, self.lineage,
+        ]  # fmt: skip
+        if clustered:
+            self._machines.append(Membership(config, node))
+        self.output = OutputBudget(config.output_bytes_per_second_max)
+        self._routes: dict[type, tuple[int, ...]] = self._build_routes()
+        self._inboxes: list[list[Event]] = [[] for _ in self._machines]
+        self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
+        self._now: Nanos = 0
+
+    def _build_routes(self) -> dict[type, tuple[int, ...]]:
+        routes: dict[type, list[int]] = {}
+        for index, machine in enumerate(self._machines):
+            for fact in machine.HEARS:
+                routes.setdefault(fact, []).append(index)
+        return {fact: tuple(indices) for fact, indices in routes.items()}
+
+    def keep_journal(self) -> Journal:
+        """From now on write who is born and who is gone into a journal, and return it (see ``journal``)."""
+        self.journal = Journal()
+        self.object_manager.journal = self.journal
+        self.local_scheduler.journal = self.journal
+        return self.journal
+
+    # -- the door ------------------------------
+
+    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Machine``."""
+        if now < self._now:
+            raise InvariantViolation(f"time went back from {self._now} to {now}")
+        self._now = now
+        actions: list[Action] = []
+        if self._first:
+            events, self._first = [*self._first, *events], []
+        for event in events:
+            self._route(now, event, actions)
+        self._due(now, actions)
+        for _ in range(_ROUNDS_MAX):
+            if not self._round(now, actions):
+                return actions
+        raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
+
+    def _route(self, now: Nanos, event: Event, actions: list[Action]) -> None:
+        fact = event[1]
+        indices = self._routes.get(type(fact))
+        if indices is None:
+            self._route_own(now, event[0], fact, actions)
+            return
+        for index in indices:
+            self._inboxes[index].append(event)
+
+    def _route_own(self, now: Nanos, sender: Address, fact: Fact, actions: list[Action]) -> None:
+        """What no machine hears is the host's own: output of workers, and questions about tables."""
+        if type(fact) is OutputRead:
+            self._show(now, fact, actions)
+        elif type(fact) is msg.TableRequested:
+            rows = tables.TABLES[fact.table](self) if fact.table in tables.TABLES else []
+            actions.append(Send(sender, msg.TableGiven(fact.request, msgspec.msgpack.encode(rows))))
+        else:
+            raise InvariantViolation(f"nobody on this host hears {type(fact).__name__}")
+
+    def _show(self, now: Nanos, fact: OutputRead, actions: list[Action]) -> None:
+        text, dropped = self.output.admit(now, fact.worker, fact.text)
+        if text or dropped:
+            worker = self.local_scheduler.pool.workers.get(fact.worker)
+            pid = worker.pid if worker is not None else 0
+            message = msg.OutputWritten(pid, fact.name, fact.stream, text, dropped)
+            actions.append(Send(self._driver, message))
+
+    def _due(self, now: Nanos, actions: list[Action]) -> None:
+        """Machines whose deadline has passed are stepped although nothing happened."""
+        flood_ends = self.output.next_deadline()
+        if flood_ends is not None and flood_ends <= now:
+            for worker, dropped in self.output.expire(now):
+                record = self.local_scheduler.pool.workers.get(worker)
+                pid = record.pid if record is not None else 0
+                actions.append(Send(self._driver, msg.OutputWritten(pid, "", 2, "", dropped)))
+        for index, machine in enumerate(self._machines):
+            if not self._inboxes[index]:
+                deadline = machine.next_deadline()
+                if deadline is not None and deadline <= now:
+                    self._collect(machine.step(now, ()), actions)
+
+    def _round(self, now: Nanos, actions: list[Action]) -> bool:
+        """Step every machine that has heard something; False if none had."""
+        stepped = False
+        for index, machine in enumerate(self._machines):
+            inbox = self._inboxes[index]
+            if inbox:
+                self._inboxes[index] = []
+                self._collect(machine.step(now, inbox), actions)
+                stepped = True
+        return stepped
+
+    def _collect(self, said: Sequence[Action], actions: list[Action]) -> None:
+        """Route what is for this host; keep the rest, in order."""
+        here, routes, inboxes = self.here, self._routes, self._inboxes
+        for action in said:
+            if type(action) is Send and action.to == here:
+                for index in routes[type(action.message)]:
+                    inboxes[index].append((here, action.message))
+            else:
+                actions.append(action)
+                if type(action) is Send and type(action.message) is msg.SessionEnded:
+                    actions.append(StopHost())
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        if self._first:
+            return self._now
+        times = [time for machine in self._machines if (time := machine.next_deadline()) is not None]
+        flood_ends = self.output.next_deadline()
+        if flood_ends is not None:
+            times.append(flood_ends)
+        return min(times) if times else None
+
+    def check_invariants(self) -> None:
+        """See ``machine.Machine``."""
+        for machine in self._machines:
+            machine.check_invariants()
+
+    # -- for people ------------------------------
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return the rows of one of ``tables.TABLES``.
+
+        Raises KeyError if there is no such table.
+        """
+        return tables.TABLES[name](self)
+

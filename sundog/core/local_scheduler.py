@@ -1,0 +1,566 @@
+"""The machine that decides, on one node, which task runs on which worker, when.
+
+Bottom-up: what can run here runs here; what this node cannot run, or not soon, goes to the global scheduler, which assigns it
+back or elsewhere. The parts that keep the books: ``worker_pool`` (who is idle), ``pipelines`` (what lies with each worker),
+``blocking`` (whose body waits), ``dependencies`` (who waits for which object), ``ready_queue`` (the order of ready tasks).
+
+Invariants:
+
+* L1. every record in ``tasks`` is unfinished; a finished task leaves it in the step that retires it;
+* L2. a READY task has a value for every dependency (S2); a WAITING one misses at least one;
+* L3. a DISPATCHED, BLOCKED or RESUMABLE task is in the pipeline of exactly one worker, and only these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from sundog.core import events as ev
+from sundog.core import messages as msg
+from sundog.core.actions import KillWorker, Send, StartWorker
+from sundog.core.blocking import BlockedTasks
+from sundog.core.cancellation import Cancellations
+from sundog.core.config import Config
+from sundog.core.dependencies import Dependencies
+from sundog.core.errors import InvariantViolation
+from sundog.core.explanation import explain
+from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
+from sundog.core.journal import Journal, TaskGone
+from sundog.core.machine import Action, Event
+from sundog.core.messages import Result
+from sundog.core.pipelines import FunctionRecord, Pipelines
+from sundog.core.ready_queue import ReadyQueue
+from sundog.core.resources import CPU, ResourceSet, Shape
+from sundog.core.stalled import find_stalled
+from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
+from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, set_state
+from sundog.core.units import Nanos
+from sundog.core.worker_pool import WorkerPool
+from sundog.core.worker_watch import WorkerWatch
+
+_WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
+_DISPATCHED, _BLOCKED, _RESUMABLE = TaskState.DISPATCHED, TaskState.BLOCKED, TaskState.RESUMABLE
+
+
+class LocalScheduler:
+    """See the module. ``here`` is this host's address, ``head`` that of the host with the global scheduler."""
+
+    HEARS = (
+        msg.TaskSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished, msg.TaskSkipped,
+        msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld, msg.CancelRequested,
+        msg.ExplanationRequested, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost, ev.TasksReclaimed,
+    )  # fmt: skip
+
+    def __init__(self, config: Config, node: NodeID, here: Address, head: Address, driver: Address, first: ProcessID) -> None:
+        self._config = config
+        self._node, self._here, self._head, self._driver = node, here, head, driver
+        self._now: Nanos = 0
+        self.resources = ResourceSet(config.capacity)
+        self.pool = WorkerPool(node, first, self.resources)
+        #: L1.
+        self.tasks: dict[TaskID, TaskRecord] = {}
+        self._waiting: Dependencies[TaskRecord] = Dependencies()
+        self._queues: dict[Shape, ReadyQueue] = {}
+        self.pipelines = Pipelines(config, here, self.pool, self._waiting)
+        self.blocking = BlockedTasks(config, self.pool)
+        self._cancellations = Cancellations()
+        self._watch = WorkerWatch(config)
+        self._order = 0
+        self._feasible: dict[Shape, bool] = {}
+        #: When to look for a deadlock, while something is blocked.
+        self._stall_at: Nanos | None = None
+        self._paused: dict[Address, None] = {}
+        #: Who was born and who is gone, for the control store; None when nobody asks.
+        self.journal: Journal | None = None
+        self._actions: list[Action] = []
+        self._handlers: dict[type, Callable[[Address, Any], None]] = {
+            msg.TaskSubmitted: self._on_task_submitted,
+            msg.TaskAssigned: self._on_task_assigned,
+            msg.TaskInfeasible: self._on_task_infeasible,
+            msg.FunctionExported: self._on_function_exported,
+            msg.TaskFinished: self._on_task_finished,
+            msg.TaskSkipped: self._on_task_skipped,
+            msg.TasksDropped: self._on_tasks_dropped,
+            msg.ObjectsLocal: self._on_objects_local,
+            msg.TaskWaits: self._on_task_waits,
+            msg.ResumeRequested: self._on_resume_requested,
+            msg.ReturnsUnheld: self._on_returns_unheld,
+            msg.CancelRequested: self._on_cancel_requested,
+            msg.ExplanationRequested: self._on_explanation_requested,
+            ev.WorkerStarted: self._on_worker_started,
+            ev.WorkerStartFailed: self._on_worker_start_failed,
+            ev.WorkerLost: self._on_worker_lost,
+            ev.TasksReclaimed: self._on_tasks_reclaimed,
+        }
+        for _ in range(config.worker_count):
+            self._start_worker()
+
+    # -- the door ------------------------------
+
+    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Machine``."""
+        self._now = now
+        handlers = self._handlers
+        for sender, fact in events:
+            handlers[type(fact)](sender, fact)
+        self._decide(now)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _decide(self, now: Nanos) -> None:
+        """Resumes, then what follows in pipelines, then ready tasks, then help for the late, then the size of the pool."""
+        actions = self._actions
+        actions += self.blocking.resume(now)
+        pipelines = self.pipelines
+        pipelines.follow(now)
+        short = False
+        for shape, queue in self._queues.items():
+            short = self._run_ready(shape, queue, now) or short
+        if not short and self.pool.idle:
+            pipelines.help_late(now)
+        if self._stall_at is not None and now >= self._stall_at:
+            self._look_for_deadlock()
+        actions += pipelines.actions()
+        self._size_pool(now)
+        self._cancellations.settle(self.tasks, self._cancel, actions)
+
+    def _run_ready(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> bool:
+        """Run what is ready of one shape; True if something is left that would fit but finds no worker."""
+        pool = self.pool
+        while True:
+            record = queue.peek()
+            if record is None:
+                return False
+            if not self.resources.fits(shape):
+                break
+            worker = pool.take_idle()
+            if worker is None:
+                self.pipelines.deepen(shape, queue, now)
+                return queue.peek() is not None
+            pool.lease(worker, shape)
+            self.pipelines.assign(worker, record, now)
+        self.pipelines.deepen(shape, queue, now)
+        return False
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        due = [self.pipelines.next_late(), self.blocking.next_deadline(), self._stall_at, self._idle_deadline()]
+        due.append(self._watch.next_deadline())
+        times = [time for time in due if time is not None]
+        return max(min(times), self._now + 1) if times else None
+
+    # -- tasks ------------------------------
+
+    def _on_task_submitted(self, sender: Address, fact: msg.TaskSubmitted) -> None:
+        self._take(fact.spec, sender)
+        if len(self.tasks) > self._config.submitted_unfinished_max and sender not in self._paused:
+            self._paused[sender] = None
+            self._actions.append(Send(sender, msg.SubmissionsPaused(True)))
+
+    def _take(self, spec: TaskSpec, submitter: Address) -> TaskRecord:
+        self._order += 1
+        record = TaskRecord(spec, submitter, self._order, values=[], missing={})
+        self.tasks[spec.task_id] = record
+        if self.journal is not None:
+            self.journal.tasks_born.append(spec.task_id)
+        if spec.function_id not in self.pipelines.functions:
+            self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this node")
+        elif spec.dependencies:
+            record.values = [None] * len(spec.dependencies)
+            record.missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
+            self._await(record)
+        else:
+            self._to_ready(record)
+        return record
+
+    def _await(self, record: TaskRecord) -> None:
+        """Wait for what is missing; if a worker is about to return it, the task may follow there (P5)."""
+        for object_id in record.missing:
+            self._waiting.add(object_id, record)
+        for object_id in record.missing:
+            producer = self.tasks.get(producer_of(object_id))
+            if producer is not None and producer.worker is not None:
+                producer.worker.followers.append(record)
+                break
+
+    def _to_ready(self, record: TaskRecord) -> None:
+        """Every argument is here. What this node can never run, or not while others hold it, goes up."""
+        if record.state is not _READY:
+            set_state(record, _READY)
+        shape = record.spec.resources
+        queue = self._queues.get(shape)
+        if queue is None:
+            queue = self._queues[shape] = ReadyQueue()
+            self._feasible[shape] = self.resources.could_fit(shape)
+        if not record.assigned and (not self._feasible[shape] or self._busy_beyond_cpus(shape)):
+            set_state(record, _SPILLED)
+            self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter)))
+            return
+        queue.push(record)
+
+    def _busy_beyond_cpus(self, shape: Shape) -> bool:
+        """Tell whether something other than CPUs that the shape needs is taken: another node may have it free."""
+        if len(shape) == 1 and shape[0][0] == CPU:
+            return False
+        free = self.resources.free
+        return any(free.get(name, 0) < amount for name, amount in shape if name != CPU)
+
+    def _on_task_assigned(self, sender: Address, fact: msg.TaskAssigned) -> None:
+        record = self.tasks.get(fact.spec.task_id)
+        if record is None:
+            self._actions.append(Send(self._here, msg.TaskDeclared(fact.spec, fact.submitter)))
+            self._take(fact.spec, fact.submitter).assigned = True
+        elif record.state is _SPILLED:
+            record.assigned = True
+            self._to_ready(record)
+
+    def _on_task_infeasible(self, sender: Address, fact: msg.TaskInfeasible) -> None:
+        record = self.tasks.get(fact.task_id)
+        if record is not None and record.state is _SPILLED:
+            self._fail(record, FailureKind.INFEASIBLE, fact.message)
+
+    def _on_function_exported(self, sender: Address, fact: msg.FunctionExported) -> None:
+        if fact.function_id not in self.pipelines.functions:
+            self.pipelines.functions[fact.function_id] = FunctionRecord(fact.name, fact.code)
+            if self.journal is not None:
+                self.journal.functions_born.append(fact.function_id)
+
+    def _on_objects_local(self, sender: Address, fact: msg.ObjectsLocal) -> None:
+        for ready in fact.objects:
+            object_id, value = ready.object_id, ready.value
+            assert value is not None
+            for record in self._waiting.ready(object_id):
+                self._argument_ready(record, object_id, value)
+            self.blocking.ready(object_id, self._now)
+
+    def _argument_ready(self, record: TaskRecord, object_id: ObjectID, value: Value) -> None:
+        index = record.missing.pop(object_id, None)
+        if index is None or record.state is TaskState.FINISHED:
+            return
+        record.values[index] = value
+        if record.state is not _WAITING:  # it follows its producer in a pipeline already (P5)
+            if record.worker is not None and value.offset >= 0:
+                self._actions.append(Send(self._here, msg.PinsTaken(record.worker.where, (object_id,))))
+        elif value.error:
+            self._fail_by_argument(record, value)
+        elif not record.missing:
+            self._to_ready(record)
+
+    def _fail_by_argument(self, record: TaskRecord, value: Value) -> None:
+        for object_id in record.missing:
+            self._waiting.remove(object_id, record)
+        trail = (record.spec.name, *value.trail)
+        self._retire(record, (Result(msgspec.structs.replace(value, trail=trail)),), self._here)
+
+    def _retire(self, record: TaskRecord, results: tuple[Result, ...], writer: Address) -> None:
+        """The task is over, with values or with an error."""
+        set_state(record, TaskState.FINISHED)
+        del self.tasks[record.spec.task_id]
+        if self.journal is not None:
+            self.journal.tasks_gone.append(self._epitaph(record, results, writer))
+        self._actions.append(Send(self._here, msg.TaskRetired(record.spec, results, writer)))
+        if self._paused and len(self.tasks) < self._config.submitted_unfinished_max * 9 // 10:
+            for client in self._paused:
+                self._actions.append(Send(client, msg.SubmissionsPaused(False)))
+            self._paused = {}
+
+    def _epitaph(self, record: TaskRecord, results: tuple[Result, ...], writer: Address) -> TaskGone:
+        """Return what the control store is told of a task that is over."""
+        value = results[0].value if results else None
+        failure = value.failure if value is not None else None
+        state = "finished" if value is None or not value.error else "failed"
+        if failure is not None and failure.kind is FailureKind.CANCELLED:
+            state = "cancelled"
+        spec = record.spec
+        ran = self._now - record.dispatched_at if record.sequence else 0
+        worker = process_of(writer) if writer != self._here else None
+        return TaskGone(spec.task_id, spec.name, state, ran, worker, self._node, failure.message if failure else "")
+
+    def _fail(self, record: TaskRecord, kind: FailureKind, message: str) -> None:
+        for object_id in record.missing:
+            self._waiting.remove(object_id, record)
+        self._retire(record, (Result(failed(kind, message)),), self._here)
+
+    def _again(self, record: TaskRecord) -> None:
+        """A dispatched task goes back to where it can be dispatched from."""
+        error = next((v for v in record.values if v is not None and v.error), None)
+        if error is not None:
+            set_state(record, _WAITING)
+            self._fail_by_argument(record, error)
+        elif record.missing:
+            set_state(record, _WAITING)
+            for object_id in record.missing:
+                producer = self.tasks.get(producer_of(object_id))
+                if producer is not None and producer.worker is not None:
+                    producer.worker.followers.append(record)
+        else:
+            self._to_ready(record)
+
+    # -- execution ------------------------------
+
+    def _on_task_finished(self, sender: Address, fact: msg.TaskFinished) -> None:
+        record = self.tasks.get(fact.task_id)
+        worker = record.worker if record is not None else None
+        if record is None or worker is None or worker.where != sender or record.attempt != fact.attempt:
+            self._actions.append(Send(self._here, msg.ResultsRefused(sender, fact.results)))
+            return
+        if record.state is not _DISPATCHED:
+            self._unblock(record)
+        self.pipelines.learn(record.spec.function_id, fact.duration)
+        self.pipelines.finished(record, self._now)
+        if fact.retryable and record.charges < record.spec.retries_max:
+            self._charge(record)
+            self._actions.append(Send(self._here, msg.ResultsRefused(sender, fact.results)))
+            self._again(record)
+        else:
+            self._retire(record, fact.results, sender)
+        self._settle(worker)
+
+    def _charge(self, record: TaskRecord) -> None:
+        record.starts += 1
+        record.charges += 1
+        record.attempt += 1
+
+    def _unblock(self, record: TaskRecord) -> None:
+        """The body ended although it was blocked: it stopped waiting in some way of its own."""
+        self.blocking.force_resume(record)
+        if record.state is _BLOCKED:
+            set_state(record, _RESUMABLE)
+        set_state(record, _DISPATCHED)
+
+    def _settle(self, worker: WorkerRecord) -> None:
+        """If the worker's pipeline is empty, what it holds is free."""
+        if worker.pipeline or worker.state is not WorkerState.LEASED or worker.forgetting or worker.reclaiming:
+            return
+        self.pool.release(worker, self._now)
+        if worker.retiring:
+            self.pool.stop(worker)
+            self._actions.append(Send(worker.where, msg.StopRequested()))
+
+    def _on_task_skipped(self, sender: Address, fact: msg.TaskSkipped) -> None:
+        record = self.tasks.get(fact.task_id)
+        worker = record.worker if record is not None else None
+        if record is None or worker is None or worker.where != sender or record.attempt != fact.attempt:
+            return
+        self.pipelines.revoke_pins(worker, record)
+        self.pipelines.finished(record, self._now)
+        self._again(record)
+        self._settle(worker)
+
+    def _on_tasks_reclaimed(self, sender: Address, fact: ev.TasksReclaimed) -> None:
+        worker = self.pool.workers.get(fact.worker)
+        if worker is None:
+            return
+        for record in self.pipelines.reclaimed(worker, fact.count):
+            self._again(record)
+        self._settle(worker)
+
+    def _on_tasks_dropped(self, sender: Address, fact: msg.TasksDropped) -> None:
+        for worker in (*self.pool.blocked.values(), *(w for g in self.pool.leased.values() for w in g.values())):
+            if worker.where == sender:
+                worker.forgetting = False
+                self._settle(worker)
+                return
+
+    def _on_task_waits(self, sender: Address, fact: msg.TaskWaits) -> None:
+        """From the object manager, which left out what is ready."""
+        record = self.tasks.get(fact.task_id)
+        worker = record.worker if record is not None else None
+        if record is None or worker is None or record.state is not _DISPATCHED:
+            return
+        if fact.count <= 0:
+            self._actions.append(Send(worker.where, msg.TaskResumed(fact.request)))
+            return
+        self.blocking.block(record, fact)
+        self.pipelines.reclaim(worker, len(worker.pipeline) - 1)
+        self._hurry(fact.object_ids)
+        self._stall_at = self._now + self._config.stall_after
+
+    def _hurry(self, object_ids: Iterable[ObjectID]) -> None:
+        """Put what a blocked task waits for, and what that waits for, before other ready tasks."""
+        todo = list(object_ids)
+        while todo:
+            record = self.tasks.get(producer_of(todo.pop()))
+            if record is None or record.urgent:
+                continue
+            record.urgent = True
+            if record.state is _READY:
+                self._queues[record.spec.resources].push(record)
+            todo.extend(record.missing)
+
+    def _on_resume_requested(self, sender: Address, fact: msg.ResumeRequested) -> None:
+        record = self.tasks.get(fact.task_id)
+        if record is not None and record.worker is not None and record.worker.where == sender:
+            self.blocking.out_of_time(record, fact.request, self._now)
+
+    # -- workers ------------------------------
+
+    def _start_worker(self) -> None:
+        self._actions.append(StartWorker(self.pool.add().worker))
+
+    def _on_worker_started(self, sender: Address, fact: ev.WorkerStarted) -> None:
+        worker = self.pool.workers.get(fact.worker)
+        if worker is not None and worker.state is WorkerState.STARTING:
+            self.pool.started(worker, fact.pid, self._now)
+
+    def _on_worker_start_failed(self, sender: Address, fact: ev.WorkerStartFailed) -> None:
+        worker = self.pool.workers.get(fact.worker)
+        if worker is not None:
+            self.pool.lost(worker)
+            self._start_failed(fact.reason)
+
+    def _start_failed(self, reason: str) -> None:
+        """A worker did not come up: wait a little; if none ever does, what is ready fails rather than hangs."""
+        text = self._watch.failed(self._now, reason)
+        if text is not None:
+            self._actions.append(Send(self._driver, msg.WarningRaised(text)))
+        if self._watch.hopeless and not self.pool.workers:
+            for record in [r for r in self.tasks.values() if r.state is _READY]:
+                self._fail(record, FailureKind.WORKER_CRASHED, f"no worker process could be started: {reason}")
+
+    def _on_worker_lost(self, sender: Address, fact: ev.WorkerLost) -> None:
+        worker = self.pool.workers.get(fact.worker)
+        if worker is None:
+            return
+        idle_death = worker.sequence == 0 and worker.state is not WorkerState.STOPPING
+        self.pool.lost(worker)
+        for record in worker.pipeline:
+            if record.state is not _DISPATCHED:
+                self.blocking.leave(record)
+            record.worker = None
+            self._worker_died(record, worker, fact)
+        if idle_death:
+            self._start_failed(f"worker {fact.worker} ended with status {fact.status} before its first task")
+
+    def _worker_died(self, record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> None:
+        """Blame only the task that was running; finished ones that were not reported run again uncharged (P3)."""
+        sequence = record.sequence
+        if sequence <= fact.finished:
+            record.starts += 1
+            record.attempt += 1
+        elif sequence == fact.started:
+            self._charge(record)
+            if record.charges > record.spec.retries_max:
+                message = crash_message(record, worker, fact)
+                self._retire(record, (Result(failed(FailureKind.WORKER_CRASHED, message)),), self._here)
+                return
+        self._again(record)
+
+    def _size_pool(self, now: Nanos) -> None:
+        """Start workers where tasks would run but find none; let those beyond the usual number go."""
+        pool, config = self.pool, self._config
+        if self._watch.waits(now):
+            return
+        count = len(pool.workers)
+        while count < config.worker_count:
+            self._start_worker()
+            count += 1
+        if pool.idle or pool.starting_count or count >= config.worker_processes_max:
+            self._let_idle_go(now)
+            return
+        room = min(config.worker_starting_max, config.worker_processes_max - count)
+        for shape, queue in self._queues.items():
+            wanting = len(queue) if queue.peek() is not None and self.resources.fits(shape) else 0
+            for _ in range(min(wanting, room, self._times(shape))):
+                self._start_worker()
+                room -= 1
+
+    def _times(self, shape: Shape) -> int:
+        """Return how often ``shape`` fits into what is free; at least once, as it is known to fit."""
+        free = self.resources.free
+        return min((free.get(name, 0) // amount for name, amount in shape), default=1)
+
+    def _let_idle_go(self, now: Nanos) -> None:
+        pool = self.pool
+        if len(pool.workers) > self._config.worker_count and not pool.blocked:
+            oldest = next(iter(pool.idle.values()), None)
+            if oldest is not None and now - oldest.idle_since >= self._config.worker_idle_max:
+                pool.stop(oldest)
+                self._actions.append(Send(oldest.where, msg.StopRequested()))
+
+    def _idle_deadline(self) -> Nanos | None:
+        pool = self.pool
+        if len(pool.workers) <= self._config.worker_count or not pool.idle or pool.blocked:
+            return None
+        return next(iter(pool.idle.values())).idle_since + self._config.worker_idle_max
+
+    # -- cancelling, deadlock, people ------------------------------
+
+    def _on_returns_unheld(self, sender: Address, fact: msg.ReturnsUnheld) -> None:
+        """Children of a dead execution that have not started: nobody could ever ask for them."""
+        for task_id in fact.task_ids:
+            record = self.tasks.get(task_id)
+            if record is not None and record.state in (_WAITING, _READY, _SPILLED):
+                self._fail(record, FailureKind.CANCELLED, "the task that submitted it died")
+
+    def _on_cancel_requested(self, sender: Address, fact: msg.CancelRequested) -> None:
+        for worker in self._cancellations.ask(sender, fact, self.tasks):
+            self.pipelines.reclaim(worker, len(worker.pipeline) - 1)
+
+    def _cancel(self, record: TaskRecord) -> bool:
+        """Cancel a task that has not started; False if it has."""
+        if record.state not in (_WAITING, _READY, _SPILLED):
+            return False
+        self._fail(record, FailureKind.CANCELLED, f"task {record.spec.name} was cancelled before it started")
+        return True
+
+    def _look_for_deadlock(self) -> None:
+        self._stall_at = None
+        if not self.blocking.blocked:
+            return
+        self._stall_at = self._now + self._config.stall_after
+        if self.pool.starting_count:
+            return
+        found = find_stalled(self.tasks, self.blocking.blocked, self.resources, self._config.worker_processes_max)
+        if found is not None:
+            record, chain = found
+            self._deadlocked(record, chain)
+
+    def _deadlocked(self, record: TaskRecord, chain: str) -> None:
+        """Fail the newest task of the cycle; its worker is stuck in it, so it is replaced."""
+        worker = record.worker
+        assert worker is not None
+        self.blocking.leave(record)
+        self.pipelines.finished(record, self._now)
+        self._retire(record, (Result(failed(FailureKind.DEADLOCK, chain)),), self._here)
+        worker.retiring = True
+        self._actions.append(KillWorker(worker.worker))
+
+    def _on_explanation_requested(self, sender: Address, fact: msg.ExplanationRequested) -> None:
+        text = explain(self.tasks, self.resources, fact.object_ids, self._now)
+        self._actions.append(Send(sender, msg.ExplanationGiven(fact.request, text)))
+
+    def check_invariants(self) -> None:
+        """See ``machine.Machine``."""
+        self.resources.check_invariants()
+        self.pool.check_invariants()
+        placed: dict[TaskID, ProcessID] = {}
+        for worker in self.pool.workers.values():
+            for record in worker.pipeline:
+                placed[record.spec.task_id] = worker.worker
+        for task_id, record in self.tasks.items():
+            dispatched = record.state in (_DISPATCHED, _BLOCKED, _RESUMABLE)
+            if dispatched != (task_id in placed):
+                raise InvariantViolation(f"task {record.spec.name} is {record.state.value}; in a pipeline: {not dispatched} (L3)")
+            if record.state is _READY and record.missing:
+                raise InvariantViolation(f"ready task {record.spec.name} misses arguments (L2)")
+            if record.state is _WAITING and not record.missing:
+                raise InvariantViolation(f"waiting task {record.spec.name} misses nothing (L2)")
+
+
+def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> str:
+    """Return what a person needs to know of a task whose worker died under it."""
+    how = f"signal {-fact.status}" if fact.status < 0 else f"exit code {fact.status}"
+    spec = record.spec
+    text = f"the worker (pid {worker.pid}) running {spec.name} died with {how}, on start {record.starts} of it"
+    text += f" (max_retries={spec.retries_max})"
+    if fact.memory:
+        text += f"; its memory was last seen at {fact.memory / (1 << 20):,.0f} MiB"
+    if fact.output:
+        text += f"; its last output was:\n{fact.output}"
+    return text
+
+

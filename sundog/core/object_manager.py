@@ -1,0 +1,490 @@
+"""The machine that owns a node's objects: their values, who holds them, who waits for them, and the bytes they occupy.
+
+The one owner of a node's memory. It hears what clients put, want, hold and release, and from the local scheduler what tasks
+returned; it answers waiting clients, and tells the local scheduler when a needed object is here.
+
+Invariants (besides those of ``references`` and ``store_ledger``):
+
+* O1. an object is in ``objects`` exactly while somebody holds it;
+* O2. somebody waits only for objects that are not ready;
+* O3. every ID inside a sealed container, and every argument of an unfinished task, is held.
+
+It does not move objects between nodes (``object_directory`` and the cluster's pulls do) and it touches no bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from sundog.core import events as ev
+from sundog.core import messages as msg
+from sundog.core.actions import ReleasePages, Send
+from sundog.core.config import Config
+from sundog.core.errors import InvariantViolation
+from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
+from sundog.core.journal import Journal
+from sundog.core.machine import Action, Event, Fact
+from sundog.core.messages import ReadyObject
+from sundog.core.references import References
+from sundog.core.store_ledger import StoreLedger
+from sundog.core.task import FailureKind, TaskSpec, Value, arguments_id, failed
+from sundog.core.units import Nanos, seconds
+
+_LOST = failed(
+    FailureKind.OBJECT_LOST,
+    "no such object: it was freed because its last reference was gone, or its ID comes from another session. "
+    "Keep an ObjectID alive as long as the object is needed.",
+)
+
+
+class ObjectRecord(msgspec.Struct):
+    """An object that somebody holds."""
+
+    #: None until it is sealed.
+    value: Value | None = None
+    contained: tuple[ObjectID, ...] = ()
+    #: What made it, for people.
+    name: str = ""
+    #: Clients to be answered, with the value or with the news; None when nobody waits (most objects, most of the time).
+    wanting: list[Address] | None = None
+    watching: list[Address] | None = None
+    #: The local scheduler waits for it.
+    needed: bool = False
+    #: A failure that somebody has been told of.
+    heard: bool = False
+
+
+class _ExtentRequest(msgspec.Struct, frozen=True):
+    client: Address
+    request: int
+    size: int
+    deadline: Nanos
+
+
+class ObjectManager:
+    """See the module. ``scheduler`` is the address of the host itself: its local scheduler hears what is sent there."""
+
+    HEARS = (
+        msg.TaskSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken,
+        msg.HoldsReleased, msg.PinsReturned, msg.PinsTaken, msg.PinsRevoked, msg.IDsEscaped, msg.ObjectsWanted,
+        msg.ObjectsPolled, msg.ObjectsNeeded, msg.TaskBlocked, msg.ExtentWanted, msg.ExtentReturned, msg.SessionEnding,
+        ev.WorkerLost, ev.ClientLost,
+    )  # fmt: skip
+
+    def __init__(self, config: Config, node: NodeID, here: Address, driver: Address) -> None:
+        self._config = config
+        self._node = node
+        self._here = here
+        self._driver = driver
+        self._now: Nanos = 0
+        #: O1.
+        self.objects: dict[ObjectID, ObjectRecord] = {}
+        self.references = References()
+        self.ledger = StoreLedger(config.arena_bytes, config.extent_alignment, config.warm_bytes_max)
+        #: Unfinished tasks, whose arguments are held (O3).
+        self._tasks: dict[TaskID, TaskSpec] = {}
+        self._extent_requests: deque[_ExtentRequest] = deque()
+        #: What this step tells whom: client -> ready objects; and the scheduler.
+        self._ready: dict[Address, list[ReadyObject]] = {}
+        self._local: list[ReadyObject] = []
+        self._messages: list[tuple[Address, Fact]] = []
+        self._releases: list[tuple[int, int]] = []
+        #: Who was born and who is gone, for the control store; None when nobody asks.
+        self.journal: Journal | None = None
+        self._handlers: dict[type, Callable[[Address, Any], None]] = {
+            msg.TaskSubmitted: self._on_task_submitted,
+            msg.TaskDeclared: self._on_task_declared,
+            msg.TaskRetired: self._on_task_retired,
+            msg.ResultsRefused: self._on_results_refused,
+            msg.ObjectPut: self._on_object_put,
+            msg.HoldsTaken: self._on_holds_taken,
+            msg.HoldsReleased: self._on_holds_released,
+            msg.PinsReturned: self._on_pins_returned,
+            msg.PinsTaken: self._on_pins_taken,
+            msg.PinsRevoked: self._on_pins_revoked,
+            msg.IDsEscaped: self._on_ids_escaped,
+            msg.ObjectsWanted: self._on_objects_wanted,
+            msg.ObjectsPolled: self._on_objects_polled,
+            msg.ObjectsNeeded: self._on_objects_needed,
+            msg.TaskBlocked: self._on_task_blocked,
+            msg.ExtentWanted: self._on_extent_wanted,
+            msg.ExtentReturned: self._on_extent_returned,
+            msg.SessionEnding: self._on_session_ending,
+            ev.WorkerLost: self._on_worker_lost,
+            ev.ClientLost: self._on_client_lost,
+        }
+
+    # -- the door ------------------------------
+
+    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Machine``."""
+        self._now = now
+        handlers = self._handlers
+        for sender, fact in events:
+            handlers[type(fact)](sender, fact)
+        if self._extent_requests:
+            self._grant_extents()
+        actions: list[Action] = []
+        for client, ready in self._ready.items():
+            actions.append(Send(client, msg.ObjectsReady(tuple(ready))))
+        self._ready = {}
+        if self._local:
+            actions.append(Send(self._here, msg.ObjectsLocal(tuple(self._local))))
+            self._local = []
+        for to, message in self._messages:
+            actions.append(Send(to, message))
+        self._messages = []
+        for offset, size in self._releases:
+            actions.append(ReleasePages(offset, size))
+        self._releases = []
+        return actions
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        return self._extent_requests[0].deadline if self._extent_requests else None
+
+    # -- tasks ------------------------------
+
+    def _on_task_submitted(self, sender: Address, fact: msg.TaskSubmitted) -> None:
+        self._declare(fact.spec, sender)
+
+    def _on_task_declared(self, sender: Address, fact: msg.TaskDeclared) -> None:
+        self._declare(fact.spec, fact.submitter)
+
+    def _declare(self, spec: TaskSpec, submitter: Address) -> None:
+        """From here on the returns exist, held by the submitter, and the arguments are held by the task."""
+        for object_id in return_ids(spec.task_id, spec.return_count):
+            self.objects[object_id] = ObjectRecord(name=spec.name)
+            self.references.declare(object_id, submitter)
+        if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
+            self._tasks[spec.task_id] = spec
+            for object_id in spec.contained:
+                self._hold(object_id)
+            for object_id in spec.dependencies:
+                record = self._hold(object_id)
+                self._need(object_id, record)
+            if spec.arguments.offset >= 0:
+                self.ledger.seal(spec.arguments.offset, arguments_id(spec.task_id), submitter)
+
+    def _hold(self, object_id: ObjectID) -> ObjectRecord:
+        """A task or container holds ``object_id``; an ID that nobody holds becomes one that is known to be lost."""
+        record = self.objects.get(object_id)
+        if record is None:
+            record = self.objects[object_id] = ObjectRecord(value=_LOST, heard=True)
+        self.references.hold(object_id)
+        return record
+
+    def _need(self, object_id: ObjectID, record: ObjectRecord) -> None:
+        if record.value is None:
+            record.needed = True
+        else:
+            self._tell_scheduler(object_id, record)
+
+    def _on_objects_needed(self, sender: Address, fact: msg.ObjectsNeeded) -> None:
+        for object_id in fact.object_ids:
+            record = self.objects.get(object_id)
+            if record is None:
+                self._local.append(ReadyObject(object_id, _LOST))
+            else:
+                self._need(object_id, record)
+
+    def _tell_scheduler(self, object_id: ObjectID, record: ObjectRecord) -> None:
+        record.needed = False
+        if record.value is not None and record.value.error:
+            self._mark_heard(object_id)  # what depends on it fails with the same cause
+        self._local.append(ReadyObject(object_id, record.value))
+
+    def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
+        spec, results = fact.spec, fact.results
+        ids = return_ids(spec.task_id, spec.return_count)
+        if len(results) == 1 and len(ids) > 1:
+            results = results * len(ids)
+        unheard = False
+        for object_id, result in zip(ids, results, strict=True):
+            record = self.objects.get(object_id)
+            if record is None:
+                unheard = unheard or result.value.error
+                self._discard(result.value, fact.writer)
+            else:
+                self._seal(object_id, record, result.value, result.contained, fact.writer)
+        if unheard and not any(o in self.objects for o in ids):
+            self._say_unheard(spec.name, ids[0], results[0].value)
+        held = self._tasks.pop(spec.task_id, None)
+        if held is not None:
+            self._let_go([*held.dependencies, *held.contained])
+            if held.arguments.offset >= 0:
+                self._releases += self.ledger.free(arguments_id(held.task_id))
+
+    def _on_results_refused(self, sender: Address, fact: msg.ResultsRefused) -> None:
+        for result in fact.results:
+            self._discard(result.value, fact.writer)
+
+    def _discard(self, value: Value, writer: Address) -> None:
+        if value.offset >= 0:
+            self._releases += self.ledger.abandon(value.offset, writer, written=True)
+
+    # -- objects ------------------------------
+
+    def _on_object_put(self, sender: Address, fact: msg.ObjectPut) -> None:
+        if fact.object_id in self.objects:
+            return  # a repeated put of the same execution: the first seal wins
+        record = self.objects[fact.object_id] = ObjectRecord(name="put")
+        self.references.declare(fact.object_id, sender)
+        self._seal(fact.object_id, record, fact.value, fact.contained, sender)
+
+    def _seal(
+        self, object_id: ObjectID, record: ObjectRecord, value: Value, contained: tuple[ObjectID, ...], writer: Address
+    ) -> None:
+        """The object is ready and never changes again: tell all who wait."""
+        if record.value is not None:
+            self._discard(value, writer)
+            return
+        if value.offset >= 0 and not self.ledger.seal(value.offset, object_id, writer):
+            value = failed(FailureKind.OBJECT_LOST, f"{record.name}: its bytes were not where its writer said")
+        record.value = value
+        if self.journal is not None:
+            self.journal.objects_born.append(object_id)
+        if contained:
+            record.contained = contained
+            for inner in contained:
+                self._hold(inner)
+        if record.wanting is not None:
+            for client in record.wanting:
+                self._give(client, object_id, record)
+            record.wanting = None
+        if record.watching is not None:
+            for client in record.watching:
+                self._ready.setdefault(client, []).append(ReadyObject(object_id))
+            record.watching = None
+        if record.needed:
+            self._tell_scheduler(object_id, record)
+
+    def _give(self, client: Address, object_id: ObjectID, record: ObjectRecord) -> None:
+        """Deliver a ready object's value, with one grant if it lies in the arena."""
+        value = record.value
+        assert value is not None
+        if value.offset >= 0:
+            self.ledger.grant(object_id, client)
+        elif value.error:
+            self._mark_heard(object_id)
+        ready = self._ready.get(client)
+        if ready is None:
+            self._ready[client] = [ReadyObject(object_id, value)]
+        else:
+            ready.append(ReadyObject(object_id, value))
+
+    def _mark_heard(self, object_id: ObjectID) -> None:
+        """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
+        task_id = producer_of(object_id)
+        for index in range(1, 1 << 20):
+            sibling = self.objects.get(ObjectID(task_id + index.to_bytes(4, "big")))
+            if sibling is None:
+                break
+            sibling.heard = True
+        self.objects[object_id].heard = True
+
+    def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
+        objects = self.objects
+        for object_id in fact.object_ids:
+            record = objects.get(object_id)
+            if record is None:
+                value = _LOST if fact.deliver else None
+                self._ready.setdefault(sender, []).append(ReadyObject(object_id, value))
+            elif record.value is None:
+                if fact.deliver:
+                    record.wanting = [*(record.wanting or ()), sender]
+                else:
+                    record.watching = [*(record.watching or ()), sender]
+            elif fact.deliver:
+                self._give(sender, object_id, record)
+            else:
+                self._ready.setdefault(sender, []).append(ReadyObject(object_id))
+
+    def _is_ready(self, object_id: ObjectID) -> bool:
+        record = self.objects.get(object_id)
+        return record is None or record.value is not None
+
+    def _on_objects_polled(self, sender: Address, fact: msg.ObjectsPolled) -> None:
+        ready = tuple([o for o in fact.object_ids if self._is_ready(o)])
+        self._messages.append((sender, msg.ObjectsPolledReady(fact.request, ready)))
+
+    def _on_task_blocked(self, sender: Address, fact: msg.TaskBlocked) -> None:
+        """Pass it on to the scheduler, without what is ready already; the scheduler then hears of the rest."""
+        missing = []
+        for object_id in fact.object_ids:
+            if not self._is_ready(object_id):
+                missing.append(object_id)
+                self.objects[object_id].needed = True
+        count = max(0, fact.count - (len(fact.object_ids) - len(missing)))
+        blocked = msg.TaskWaits(fact.task_id, fact.request, tuple(missing), count)
+        self._messages.append((self._here, blocked))
+
+    # -- references ------------------------------
+
+    def _on_holds_taken(self, sender: Address, fact: msg.HoldsTaken) -> None:
+        for object_id in fact.object_ids:
+            self.references.process_holds(object_id, sender)
+
+    def _on_holds_released(self, sender: Address, fact: msg.HoldsReleased) -> None:
+        releases = self.references.process_releases
+        gone = [o for o in fact.object_ids if releases(o, sender)]
+        if gone:
+            self._free(gone)
+
+    def _on_ids_escaped(self, sender: Address, fact: msg.IDsEscaped) -> None:
+        for object_id in fact.object_ids:
+            self.references.escape(object_id)
+
+    def _let_go(self, object_ids: Iterable[ObjectID]) -> None:
+        gone = [o for o in object_ids if self.references.drop(o)]
+        if gone:
+            self._free(gone)
+
+    def _free(self, gone: list[ObjectID]) -> None:
+        """Nobody holds these: forget them, and with them what only they held."""
+        while gone:
+            object_id = gone.pop()
+            record = self.objects.pop(object_id, None)
+            if record is None:
+                continue
+            value = record.value
+            if self.journal is not None and value is not None:
+                self.journal.objects_gone.append(object_id)
+            if record.contained:
+                gone.extend([o for o in record.contained if self.references.drop(o)])
+            if value is not None:
+                if value.offset >= 0:
+                    self._releases += self.ledger.free(object_id)
+                elif value.error and not record.heard:
+                    self._unheard(object_id, record, value)
+
+    def _unheard(self, object_id: ObjectID, record: ObjectRecord, value: Value) -> None:
+        """A failure that nobody looked at is let go: say so, once for its task."""
+        siblings = producer_of(object_id)
+        if not any(producer_of(o) == siblings for o in self._siblings(siblings)):
+            self._say_unheard(record.name, object_id, value)
+
+    def _siblings(self, task_id: TaskID) -> list[ObjectID]:
+        first = ObjectID(task_id + b"\x00\x00\x00\x01")
+        second = ObjectID(task_id + b"\x00\x00\x00\x02")
+        return [o for o in (first, second) if o in self.objects]
+
+    def _say_unheard(self, name: str, object_id: ObjectID, value: Value) -> None:
+        if value.failure is None or value.failure.kind is not FailureKind.CANCELLED:
+            self._messages.append((self._driver, msg.FailureUnheard(name, object_id, value)))
+
+    def _on_worker_lost(self, sender: Address, fact: ev.WorkerLost) -> None:
+        self._process_lost(fact.worker)
+
+    def _on_client_lost(self, sender: Address, fact: ev.ClientLost) -> None:
+        self._process_lost(fact.process)
+
+    def _process_lost(self, process: ProcessID) -> None:
+        where = address(self._node, process)
+        gone = self.references.process_lost(where)
+        unfinished = dict.fromkeys(producer_of(o) for o in gone if self.objects[o].value is None)
+        for record in self.objects.values():
+            if record.wanting is not None and where in record.wanting:
+                record.wanting = [client for client in record.wanting if client != where] or None
+            if record.watching is not None and where in record.watching:
+                record.watching = [client for client in record.watching if client != where] or None
+        self._ready.pop(where, None)
+        self._extent_requests = deque([r for r in self._extent_requests if r.client != where])
+        self._releases += self.ledger.process_lost(where)
+        if gone:
+            self._free(gone)
+        if unfinished:
+            self._messages.append((self._here, msg.ReturnsUnheld(tuple(unfinished))))
+
+    # -- the arena ------------------------------
+
+    def _on_pins_returned(self, sender: Address, fact: msg.PinsReturned) -> None:
+        for object_id in fact.object_ids:
+            self._releases += self.ledger.give_back(object_id, sender)
+
+    def _on_pins_taken(self, sender: Address, fact: msg.PinsTaken) -> None:
+        for object_id in fact.object_ids:
+            self.ledger.grant(object_id, fact.worker)
+
+    def _on_pins_revoked(self, sender: Address, fact: msg.PinsRevoked) -> None:
+        for object_id in fact.object_ids:
+            self._releases += self.ledger.give_back(object_id, fact.worker)
+
+    def _on_extent_wanted(self, sender: Address, fact: msg.ExtentWanted) -> None:
+        deadline = self._now + self._config.store_full_grace
+        self._extent_requests.append(_ExtentRequest(sender, fact.request, fact.size, deadline))
+
+    def _on_extent_returned(self, sender: Address, fact: msg.ExtentReturned) -> None:
+        self._releases += self.ledger.abandon(fact.offset, sender, written=True)
+
+    def _grant_extents(self) -> None:
+        """Serve requests for room in the order they came; refuse what cannot fit, or has waited too long."""
+        waiting: deque[_ExtentRequest] = deque()
+        while self._extent_requests:
+            request = self._extent_requests.popleft()
+            extent = None if waiting else self.ledger.allocate(request.size, request.client)
+            if extent is not None:
+                granted = msg.ExtentGranted(request.request, extent.offset, extent.size, extent.warm)
+                self._messages.append((request.client, granted))
+            elif request.size > self.ledger.capacity or request.deadline <= self._now:
+                refused = failed(FailureKind.STORE_FULL, self._full(request))
+                self._messages.append((request.client, msg.ExtentRefused(request.request, refused)))
+            else:
+                waiting.append(request)
+        self._extent_requests = waiting
+
+    def _full(self, request: _ExtentRequest) -> str:
+        """Return what a person needs to know about a full store."""
+        capacity, used = self.ledger.capacity, self.ledger.used_bytes
+        head = f"the object store has no room for {request.size:,} bytes: {used:,} of {capacity:,} are in use"
+        if request.size > capacity:
+            return f"{head}, and it is larger than the whole store; raise object_store_memory in sundog.init()"
+        largest = sorted(self.ledger.extents(), key=lambda e: (-e.size, e.offset))[:5]
+        lines = []
+        for extent in largest:
+            owner = extent.object_id
+            record = self.objects.get(owner) if owner is not None else None
+            name = record.name if record is not None else "task arguments or an unfinished write"
+            who = [self._process_name(p) for p in (self.references.holders(owner) if owner is not None else [])]
+            who += [f"views in {self._process_name(p)}" for p in extent.grants]
+            lines.append(f"{extent.size:,} bytes by {name}, held by {', '.join(who) or 'tasks or containers'}")
+        waited = seconds(self._config.store_full_grace)
+        return f"{head}; waited {waited:g} s. The largest: {'; '.join(lines)}. Drop references that are not needed."
+
+    def _process_name(self, where: Address) -> str:
+        return "the driver" if where == self._driver else f"worker {process_of(where)}"
+
+    # -- endings, people, tests ------------------------------
+
+    def _on_session_ending(self, sender: Address, fact: msg.SessionEnding) -> None:
+        told: dict[TaskID, None] = {}
+        for object_id, record in self.objects.items():
+            value = record.value
+            if value is not None and value.error and not record.heard and producer_of(object_id) not in told:
+                told[producer_of(object_id)] = None
+                self._say_unheard(record.name, object_id, value)
+        self._messages.append((sender, msg.SessionEnded()))
+
+    def holders_of(self, object_id: ObjectID) -> list[str]:
+        """Return who holds the object, in words."""
+        return [self._process_name(p) for p in self.references.holders(object_id)]
+
+    def check_invariants(self) -> None:
+        """See ``machine.Machine``."""
+        self.ledger.check_invariants()
+        mentions = [o for record in self.objects.values() for o in record.contained]
+        mentions += [o for spec in self._tasks.values() for o in (*spec.dependencies, *spec.contained)]
+        expected = self.references.expected(mentions)
+        if expected != self.references.counts:
+            wrong = [o.hex() for o in {**expected, **self.references.counts} if
+                     expected.get(o) != self.references.counts.get(o)]  # fmt: skip
+            raise InvariantViolation(f"holder counts differ for {wrong} (R4)")
+        if self.objects.keys() != self.references.counts.keys():
+            raise InvariantViolation("objects and held objects differ (O1)")
+        for object_id, record in self.objects.items():
+            if record.value is not None and (record.wanting or record.watching or record.needed):
+                raise InvariantViolation(f"{object_id.hex()} is ready and waited for (O2)")

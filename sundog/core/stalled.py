@@ -1,0 +1,52 @@
+"""Puts the local scheduler's tables before ``stall``: is anything blocked for ever?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sundog.core.ids import ObjectID, TaskID, producer_of
+from sundog.core.resources import ResourceSet, without_cpu
+from sundog.core.stall import BlockedTask, PendingTask, find_deadlock
+from sundog.core.task import TaskState
+from sundog.core.task_record import TaskRecord
+
+_UNSTARTED = (TaskState.WAITING, TaskState.READY, TaskState.SPILLED)
+
+
+class _Unstarted(Mapping[ObjectID, PendingTask]):
+    """Tasks that have not started, by what they return: made as they are asked for, since few ever are."""
+
+    def __init__(self, tasks: dict[TaskID, TaskRecord]) -> None:
+        self._tasks = tasks
+
+    def __getitem__(self, object_id: ObjectID) -> PendingTask:
+        record = self._tasks[producer_of(object_id)]
+        if record.state not in _UNSTARTED:
+            raise KeyError(object_id)
+        return PendingTask(record.spec.task_id, record.spec.name, tuple(record.missing), record.spec.resources)
+
+    def __iter__(self) -> Iterator[ObjectID]:
+        raise TypeError("too many to list; ask for one")
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+
+def find_stalled(
+    tasks: dict[TaskID, TaskRecord], blocked: Mapping[TaskID, TaskRecord], resources: ResourceSet, workers_max: int
+) -> tuple[TaskRecord, str] | None:
+    """Return the newest blocked task that can never move and the chain of who waits for what, or None."""
+    waiting = [
+        BlockedTask(
+            record.spec.task_id,
+            record.spec.name,
+            record.order,
+            tuple(record.blocking.missing),
+            record.blocking.count,
+            without_cpu(record.worker.shape),
+        )
+        for record in blocked.values()
+        if record.blocking is not None and record.worker is not None
+    ]
+    found = find_deadlock(waiting, _Unstarted(tasks), resources, workers_max)
+    return (blocked[found.task_id], found.message) if found is not None else None

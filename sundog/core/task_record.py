@@ -1,0 +1,109 @@
+"""What the local scheduler knows of one unfinished task, and of one worker."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+
+import msgspec
+
+from sundog.core.errors import InvariantViolation
+from sundog.core.ids import Address, FunctionID, ObjectID, ProcessID
+from sundog.core.resources import Shape
+from sundog.core.task import TRANSITIONS, TaskSpec, TaskState, Value
+from sundog.core.units import Nanos
+
+
+class Blocking(msgspec.Struct):
+    """What a blocked task waits for: ``count`` more of ``missing``."""
+
+    request: int
+    missing: dict[ObjectID, None]
+    count: int
+    #: When it became resumable, for the overdraft.
+    resumable_at: Nanos = 0
+
+
+class WorkerState(Enum):
+    """What a worker process is doing."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    LEASED = "leased"  # it holds resources of its shape and runs its pipeline
+    BLOCKED = "blocked"  # its running task waits; its CPUs are given back
+    STOPPING = "stopping"  # it was asked to leave
+
+
+class TaskRecord(msgspec.Struct):
+    """One unfinished task."""
+
+    spec: TaskSpec
+    submitter: Address
+    #: Position among all tasks ever taken here: ready tasks of one priority go in this order.
+    order: int
+    state: TaskState = TaskState.WAITING
+    #: Changes whenever results of an earlier dispatch must no longer count.
+    attempt: int = 1
+    #: How often the body has really started, and how many of those starts count against retries_max.
+    starts: int = 0
+    charges: int = 0
+    #: Values of spec.dependencies, as they become ready.
+    values: list[Value | None] = []
+    #: Dependencies without a value -> their place in ``values``.
+    missing: dict[ObjectID, int] = {}
+    worker: WorkerRecord | None = None
+    #: Its position in everything ever dispatched to its worker, and the lowest position whose returns it needs there.
+    sequence: int = 0
+    oldest_needed: int = 0
+    #: What its worker's pipeline was charged for it.
+    estimate: Nanos = 0
+    dispatched_at: Nanos = 0
+    blocking: Blocking | None = None
+    #: A blocked task waits for it.
+    urgent: bool = False
+    #: It came from the global scheduler: it is not offered there again.
+    assigned: bool = False
+
+
+class WorkerRecord(msgspec.Struct):
+    """One worker process."""
+
+    worker: ProcessID
+    where: Address
+    state: WorkerState = WorkerState.STARTING
+    pid: int = 0
+    #: What it holds of the node's resources, for whatever its pipeline runs; meaningful while LEASED or BLOCKED.
+    shape: Shape = ()
+    #: Tasks in the order of their sequence; the head is running or about to.
+    pipeline: deque[TaskRecord] = deque()
+    #: Expected time of all that is in the pipeline.
+    work: Nanos = 0
+    sequence: int = 0
+    #: When the head is late, if anything is behind it.
+    late_at: Nanos = 0
+    #: Tasks that could follow those in the pipeline (P5), oldest first; checked again when there is room.
+    followers: deque[TaskRecord] = deque()
+    functions: dict[FunctionID, None] = {}
+    calls: dict[FunctionID, int] = {}
+    #: Tokens are being taken back; tasks were reclaimed and the worker has not yet said that it dropped them.
+    reclaiming: bool = False
+    forgetting: bool = False
+    #: It gets nothing more, and leaves when it is empty.
+    retiring: bool = False
+    idle_since: Nanos = 0
+
+    def takes(self) -> bool:
+        """Tell whether anything may be dispatched to it now."""
+        return not (self.reclaiming or self.forgetting or self.retiring)
+
+
+def set_state(record: TaskRecord, state: TaskState) -> None:
+    """Move a task along TRANSITIONS.
+
+    Raises InvariantViolation for a move that is not in the table.
+    """
+    if state not in TRANSITIONS[record.state]:
+        raise InvariantViolation(
+            f"task {record.spec.name} {record.spec.task_id.hex()} cannot go from {record.state.value} to {state.value}"
+        )
+    record.state = state

@@ -1,0 +1,147 @@
+"""The workers of a node: who is idle, who runs what, who is blocked. The local scheduler decides; this keeps the books.
+
+Invariants:
+
+* W1. every worker is in exactly one of ``idle``, ``leased`` (by shape), ``blocked``, or is STARTING or STOPPING;
+* W2. a worker holds resources exactly while it is leased (its shape) or blocked (its shape without CPUs);
+* W3. an idle worker has an empty pipeline.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sundog.core.errors import InvariantViolation
+from sundog.core.ids import NodeID, ProcessID, address
+from sundog.core.resources import ResourceSet, Shape, only_cpu, without_cpu
+from sundog.core.task_record import WorkerRecord, WorkerState
+from sundog.core.units import Nanos
+
+
+class WorkerPool:
+    """See the module. Numbers workers from ``first``."""
+
+    def __init__(self, node: NodeID, first: ProcessID, resources: ResourceSet) -> None:
+        self._node = node
+        self._next = first
+        self._resources = resources
+        self.workers: dict[ProcessID, WorkerRecord] = {}
+        #: Newest idle last: it is the warmest, and it goes first.
+        self.idle: dict[ProcessID, WorkerRecord] = {}
+        self.leased: dict[Shape, dict[ProcessID, WorkerRecord]] = {}
+        self.blocked: dict[ProcessID, WorkerRecord] = {}
+        self.starting_count = 0
+
+    def add(self) -> WorkerRecord:
+        """Return a new worker in state STARTING."""
+        number = self._next
+        self._next = ProcessID(number + 1)
+        worker = WorkerRecord(
+            number, address(self._node, number), pipeline=deque(), followers=deque(), functions={}, calls={}
+        )
+        self.workers[number] = worker
+        self.starting_count += 1
+        return worker
+
+    def started(self, worker: WorkerRecord, pid: int, now: Nanos) -> None:
+        """STARTING -> IDLE."""
+        worker.pid = pid
+        self.starting_count -= 1
+        self._to_idle(worker, now)
+
+    def _to_idle(self, worker: WorkerRecord, now: Nanos) -> None:
+        worker.state = WorkerState.IDLE
+        worker.idle_since = now
+        worker.shape = ()
+        self.idle[worker.worker] = worker
+
+    def resources_fit(self, shape: Shape) -> bool:
+        """Tell whether ``shape`` is free on the node now."""
+        return self._resources.fits(shape)
+
+    def take_idle(self) -> WorkerRecord | None:
+        """Return the idle worker that is to be used next, or None. It stays idle until it is leased."""
+        return next(reversed(self.idle.values())) if self.idle else None
+
+    def lease(self, worker: WorkerRecord, shape: Shape) -> None:
+        """IDLE -> LEASED: the worker holds ``shape``, which must fit."""
+        self._resources.take(shape)
+        del self.idle[worker.worker]
+        worker.state, worker.shape = WorkerState.LEASED, shape
+        self._add_leased(worker)
+
+    def _add_leased(self, worker: WorkerRecord) -> None:
+        group = self.leased.get(worker.shape)
+        if group is None:
+            group = self.leased[worker.shape] = {}
+        group[worker.worker] = worker
+
+    def release(self, worker: WorkerRecord, now: Nanos) -> None:
+        """LEASED -> IDLE, with an empty pipeline."""
+        self._resources.give(worker.shape)
+        del self.leased[worker.shape][worker.worker]
+        worker.followers.clear()
+        self._to_idle(worker, now)
+
+    def block(self, worker: WorkerRecord) -> None:
+        """LEASED -> BLOCKED: its CPUs are free."""
+        self._resources.give(only_cpu(worker.shape))
+        del self.leased[worker.shape][worker.worker]
+        worker.state = WorkerState.BLOCKED
+        self.blocked[worker.worker] = worker
+
+    def fits_unblocked(self, worker: WorkerRecord) -> bool:
+        """Tell whether the CPUs that a blocked worker gave back are free now."""
+        return self._resources.fits(only_cpu(worker.shape))
+
+    def unblock(self, worker: WorkerRecord) -> None:
+        """BLOCKED -> LEASED: its CPUs are taken again, as overdraft if they are not free."""
+        cpus = only_cpu(worker.shape)
+        if self._resources.fits(cpus):
+            self._resources.take(cpus)
+        else:
+            self._resources.overdraw(cpus)
+        del self.blocked[worker.worker]
+        worker.state = WorkerState.LEASED
+        self._add_leased(worker)
+
+    def stop(self, worker: WorkerRecord) -> None:
+        """IDLE -> STOPPING."""
+        del self.idle[worker.worker]
+        worker.state = WorkerState.STOPPING
+
+    def lost(self, worker: WorkerRecord) -> None:
+        """The process is gone; what it held is free."""
+        del self.workers[worker.worker]
+        self.idle.pop(worker.worker, None)
+        if worker.state is WorkerState.STARTING:
+            self.starting_count -= 1
+        elif worker.state is WorkerState.LEASED:
+            self._resources.give(worker.shape)
+            del self.leased[worker.shape][worker.worker]
+        elif worker.state is WorkerState.BLOCKED:
+            self._resources.give(without_cpu(worker.shape))
+            del self.blocked[worker.worker]
+
+    def check_invariants(self) -> None:
+        """Raise InvariantViolation unless W1 to W3 hold, and resources taken are those held (S3)."""
+        held: dict[str, int] = {}
+        for number, worker in self.workers.items():
+            state = worker.state
+            places = [number in self.idle, number in self.blocked]
+            places.append(any(number in group for group in self.leased.values()))
+            expected = [state is WorkerState.IDLE, state is WorkerState.BLOCKED, state is WorkerState.LEASED]
+            if places != expected:
+                raise InvariantViolation(f"worker {number} is {state.value} but listed as {places} (W1)")
+            if state is WorkerState.IDLE and worker.pipeline:
+                raise InvariantViolation(f"worker {number} is idle with {len(worker.pipeline)} tasks (W3)")
+            if state in (WorkerState.LEASED, WorkerState.BLOCKED):
+                shape = worker.shape if state is WorkerState.LEASED else without_cpu(worker.shape)
+                for name, amount in shape:
+                    held[name] = held.get(name, 0) + amount
+        resources = self._resources
+        for name, free in resources.free.items():
+            if resources.capacity.get(name, 0) - free != held.get(name, 0):
+                raise InvariantViolation(f"{name}: {held.get(name, 0)} held, but {free} free (W2)")
+        if self.starting_count != sum(w.state is WorkerState.STARTING for w in self.workers.values()):
+            raise InvariantViolation("starting_count is wrong")

@@ -12,21 +12,25 @@ interpreter for milliseconds while tasks wait.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
 
 from sundog.backends.redis_server import ControlStoreError, find_server, socket_path
+from sundog.core import tables
 from sundog.core.journal import Entries, Journal, TaskGone
 from sundog.core.units import MILLISECOND, SECOND, Nanos
+
+if TYPE_CHECKING:
+    from sundog.core.host import Host
 
 #: Flushes come at most this often while something changes.
 FLUSH_EVERY: Nanos = 100 * MILLISECOND
@@ -45,15 +49,43 @@ Row: TypeAlias = Mapping[str, Any]
 
 
 class Tables(Protocol):
-    """What the control store asks of a host."""
+    """What the control store asks; :class:`HostTables` gives it for a host."""
 
-    journal: Journal | None
+    def take(self) -> Entries:
+        """Return who was born and who is gone since the last call."""
 
     def table(self, name: str) -> Sequence[Row]:
-        """Return all rows of ``objects``, ``tasks``, ``functions``, ``nodes``, ``workers`` or ``errors``."""
+        """Return all rows of ``objects``, ``tasks``, ``functions``, ``nodes`` or ``workers``."""
 
     def rows(self, name: str, ids: Sequence[bytes]) -> Sequence[Row | None]:
         """Return the rows of ``ids``, in their order, None for what is not in the table."""
+
+
+class HostTables:
+    """The tables of a host, read in place."""
+
+    _ROW: ClassVar[dict[str, Callable[..., Row | None]]] = {
+        "tasks": tables.task_row,
+        "objects": tables.object_row,
+        "functions": tables.function_row,
+    }
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.journal = host.journal if host.journal is not None else host.keep_journal()
+
+    def take(self) -> Entries:
+        """See :class:`Tables`."""
+        return self.journal.take()
+
+    def table(self, name: str) -> Sequence[Row]:
+        """See :class:`Tables`."""
+        return self._host.table(name)
+
+    def rows(self, name: str, ids: Sequence[bytes]) -> Sequence[Row | None]:
+        """See :class:`Tables`."""
+        row, host = self._ROW[name], self._host
+        return [row(host, identity) for identity in ids]
 
 
 class Batch(msgspec.Struct, array_like=True):
@@ -66,7 +98,6 @@ class Batch(msgspec.Struct, array_like=True):
     #: Tasks that ended since the last flush, oldest first, and how many more there were.
     finished: list[TaskGone] = []
     finished_omitted: int = 0
-    errors: list[dict[str, Any]] = []
     tasks_alive: int = 0
     objects_alive: int = 0
     #: Everything written before is void: delete it first.
@@ -198,7 +229,6 @@ class Mirror:
         self._finished: list[TaskGone] = []
         self._omitted = 0
         self._deletes: list[tuple[str, str]] = []
-        self._errors_seen = 0
         self._restart = True
 
     def record(self, entries: Entries) -> None:
@@ -214,13 +244,13 @@ class Mirror:
             self._omitted += len(self._finished) - FINISHED_MAX
             del self._finished[FINISHED_MAX:]
 
-    def adopt(self, host: Tables) -> None:
+    def adopt(self, source: Tables) -> None:
         """Start from the whole tables: what the journal said is no longer enough."""
         for name, delta in self._large.items():
             identity = f"{name[:-1]}_id"
             delta.__init__()  # type: ignore[misc]  # as new
-            delta.born([bytes.fromhex(row[identity]) for row in host.table(name)])
-        self._functions = {bytes.fromhex(row["function_id"]): None for row in host.table("functions")}
+            delta.born([bytes.fromhex(row[identity]) for row in source.table(name)])
+        self._functions = {bytes.fromhex(row["function_id"]): None for row in source.table("functions")}
         self.restart()
 
     def restart(self) -> None:
@@ -229,14 +259,13 @@ class Mirror:
             delta.restart()
         self._small.clear()
         self._deletes.clear()
-        self._errors_seen = 0
         self._restart = True
 
     def waits(self) -> bool:
         """Tell whether something is not yet in a batch."""
         return bool(self._finished or self._deletes or self._functions) or any(d.waits() for d in self._large.values())
 
-    def batch(self, host: Tables, refresh: bool) -> Batch:
+    def batch(self, source: Tables, refresh: bool) -> Batch:
         """Return what is to be written now; ``refresh`` also reads the small tables and a share of the written rows again."""
         batch = Batch(restart=self._restart, deletes=self._deletes, finished=self._finished)
         batch.finished_omitted, self._omitted = self._omitted, 0
@@ -245,25 +274,25 @@ class Mirror:
             ids = delta.take_due(ROWS_MAX - len(batch.upserts))
             if refresh:
                 ids += delta.take_stalest(REFRESH_MAX - len(ids))
-            self._upsert(batch, host, name, ids)
+            self._upsert(batch, source, name, ids)
         functions = list(islice(self._functions, ROWS_MAX))
         for identity in functions:
             del self._functions[identity]
-        self._upsert(batch, host, "functions", functions)
+        self._upsert(batch, source, "functions", functions)
         if refresh:
-            self._refresh_small(batch, host)
+            self._refresh_small(batch, source)
         batch.tasks_alive = len(self._large["tasks"])
         batch.objects_alive = len(self._large["objects"])
         return batch
 
-    def _upsert(self, batch: Batch, host: Tables, name: str, ids: list[bytes]) -> None:
+    def _upsert(self, batch: Batch, source: Tables, name: str, ids: list[bytes]) -> None:
         kind = name[:-1]
-        for identity, row in zip(ids, host.rows(name, ids) if ids else (), strict=True):
+        for identity, row in zip(ids, source.rows(name, ids) if ids else (), strict=True):
             if row is not None:
                 batch.upserts.append((kind, identity.hex(), dict(row)))
 
-    def _refresh_small(self, batch: Batch, host: Tables) -> None:
-        found = {(n[:-1], str(row[n[:-1]])): row for n in ("nodes", "workers") for row in host.table(n)}
+    def _refresh_small(self, batch: Batch, source: Tables) -> None:
+        found = {(n[:-1], str(row[n[:-1]])): row for n in ("nodes", "workers") for row in source.table(n)}
         for key in [key for key in self._small if key not in found]:
             del self._small[key]
             batch.deletes.append(key)
@@ -271,9 +300,6 @@ class Mirror:
             if self._small.get(key) != row:
                 self._small[key] = row
                 batch.upserts.append((*key, dict(row)))
-        errors = host.table("errors")
-        batch.errors = [dict(row) for row in errors[self._errors_seen :]]
-        self._errors_seen = len(errors)
 
 
 class ControlStore:
@@ -288,7 +314,8 @@ class ControlStore:
         #: When a flush may come, and when one must.
         self._soon: Nanos = 0
         self._due: Nanos = 0
-        self._journal: Journal | None = None
+        self._tables: HostTables | None = None
+        self._journal: Journal | tuple[()] = ()
         self._refresh_due: Nanos = 0
         self._alive = True
         #: What ``redis-cli`` is to be pointed at.
@@ -320,58 +347,58 @@ class ControlStore:
             return None
         return self._soon if self._journal else self._due
 
-    def turn(self, now: Nanos, host: Tables) -> None:
+    def turn(self, now: Nanos, host: Host) -> None:
         """Do what is due at ``now``. Called in every turn of the node's loop; never waits."""
         if now < self._soon or not self._alive:
             return
-        self._journal = host.journal
+        if self._tables is None:
+            self._tables = HostTables(host)
+            self._journal = self._tables.journal
         if now < self._due and not self._journal:
             return
         self._hear()
         if self._outbox:
             self._write()
-        elif self._journal is not None:
-            self._flush(now, host, self._journal)
+        else:
+            self._flush(now, self._tables)
         self._soon = now + FLUSH_EVERY
         self._due = self._soon if self._mirror.waits() or self._outbox else now + REFRESH_EVERY
 
-    def close(self, host: Tables) -> None:
+    def close(self, host: Host) -> None:
         """Write what is left, end the writer process and whatever it started, within a few seconds. Idempotent."""
         if self._socket.fileno() < 0:
             return
         self._socket.settimeout(CLOSE_TIMEOUT)
-        try:
-            if self._alive:
-                if host.journal is not None:
-                    self._mirror.record(host.journal.take())
-                batch = self._mirror.batch(host, refresh=True)
-                batch.last = True
+        if self._alive:
+            source = self._tables or HostTables(host)
+            self._mirror.record(source.take())
+            batch = self._mirror.batch(source, refresh=True)
+            batch.last = True
+            with contextlib.suppress(OSError):
                 self._socket.sendall(self._outbox + frame(batch))
-        except OSError:
-            pass
         self._alive = False
         self._socket.close()
         try:
             self._process.wait(timeout=CLOSE_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGTERM)
+            self._process.terminate()
             try:
                 self._process.wait(timeout=1.0)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
 
-    def _flush(self, now: Nanos, host: Tables, journal: Journal) -> None:
-        entries = journal.take()
+    def _flush(self, now: Nanos, source: Tables) -> None:
+        entries = source.take()
         if entries.complete:
             self._mirror.record(entries)
         else:
-            self._mirror.adopt(host)
+            self._mirror.adopt(source)
         refresh = now >= self._refresh_due
         if refresh:
             self._refresh_due = now + REFRESH_EVERY
         if refresh or self._mirror.waits():
-            self._outbox += frame(self._mirror.batch(host, refresh))
+            self._outbox += frame(self._mirror.batch(source, refresh))
             self._write()
 
     def _write(self) -> None:

@@ -123,8 +123,7 @@ class RedisTables:
         pipe.expire(f"{self._name}:finished", TTL)
 
     def _write_errors(self, pipe: Any, batch: Batch) -> None:
-        texts = [json.dumps(row, default=_plain) for row in batch.errors]
-        texts += [
+        texts = [
             json.dumps({"task_id": gone.task_id.hex(), "name": gone.name, "state": gone.state, "error": gone.error})
             for gone in batch.finished
             if gone.state == "failed"

@@ -48,17 +48,17 @@ class Host:
         self.journal: Journal | None = None
         self.object_manager = ObjectManager(config, node, self.here, self._driver)
         self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
-        self.directory = ObjectDirectory(self.here)
+        self.directory = ObjectDirectory(config, self.here)
         self.global_scheduler = GlobalScheduler(
-            config, policy(config.placement_policy), rng if rng is not None else SplitMix(0), self.directory
+            config, self.here, policy(config.placement_policy), rng if rng is not None else SplitMix(0), self.directory
         )
         self.lineage = Lineage(config, self.here)
         self._machines: list[Any] = [
             self.object_manager, self.local_scheduler, self.global_scheduler, self.directory, self.lineage,
         ]  # fmt: skip
         if clustered:
-            self._machines.append(Membership(config, node))
-        self.output = OutputBudget(config.output_bytes_per_second_max)
+            self._machines.append(Membership(config, self.here))
+        self.output = OutputBudget(config)
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]

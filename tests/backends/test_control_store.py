@@ -12,7 +12,7 @@ from sundog.backends.control_store import ROWS_MAX, Batch, Mirror, Where, choose
 from sundog.backends.redis_server import ControlStoreError
 from sundog.backends.redis_writer import TTL, RedisTables
 from sundog.core.ids import ObjectID, ProcessID, TaskID
-from sundog.core.journal import Journal, TaskGone
+from sundog.core.journal import Entries, Journal, TaskGone
 from sundog.core.units import MILLISECOND
 
 
@@ -28,11 +28,14 @@ class Tables:
     """A host's tables, as plain dicts that a test fills."""
 
     def __init__(self) -> None:
-        self.journal: Journal | None = Journal()
+        self.journal = Journal()
         self.tasks: dict[bytes, dict[str, Any]] = {}
         self.objects: dict[bytes, dict[str, Any]] = {}
         self.functions: dict[bytes, dict[str, Any]] = {}
-        self.small: dict[str, list[dict[str, Any]]] = {"nodes": [{"node": 0, "free": "2 CPU"}], "workers": [], "errors": []}
+        self.small: dict[str, list[dict[str, Any]]] = {"nodes": [{"node": 0, "free": "2 CPU"}], "workers": []}
+
+    def take(self) -> Entries:
+        return self.journal.take()
 
     def table(self, name: str) -> Sequence[dict[str, Any]]:
         return self.small[name] if name in self.small else list(getattr(self, name).values())
@@ -42,17 +45,14 @@ class Tables:
         return [table.get(identity) for identity in ids]
 
     def submit(self, n: int) -> None:
-        assert self.journal is not None
         self.tasks[task(n)] = {"task_id": task(n).hex(), "name": "square", "state": "ready", "worker": None}
         self.journal.tasks_born.append(task(n))
 
     def finish(self, n: int, state: str = "finished") -> None:
-        assert self.journal is not None
         del self.tasks[task(n)]
         self.journal.tasks_gone.append(gone(n, state))
 
     def seal(self, n: int) -> None:
-        assert self.journal is not None
         object_id = ObjectID(task(n) + b"\0\0\0\1")
         self.objects[object_id] = {"object_id": object_id.hex(), "size": 100, "state": "sealed", "node": 0}
         self.journal.objects_born.append(object_id)
@@ -68,8 +68,7 @@ class Flow:
         self.tables = RedisTables(self.redis, "abc")
 
     def flush(self, refresh: bool = False) -> Batch:
-        assert self.host.journal is not None
-        entries = self.host.journal.take()
+        entries = self.host.take()
         if entries.complete:
             self.mirror.record(entries)
         else:

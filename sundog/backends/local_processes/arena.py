@@ -124,7 +124,7 @@ class SharedArena:
         if "numpy" not in sys.modules and self._own_mappings < _OWN_MAPPINGS_MAX:
             return None
         try:
-            import numpy  # noqa: PLC0415 (113 ms: only where a user has it loaded, or holds many views)
+            import numpy  # 113 ms: only where a user has it loaded, or holds many views
         except ImportError:
             return None
 

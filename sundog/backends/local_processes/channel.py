@@ -18,14 +18,12 @@ import msgspec
 
 from sundog.core.config import Config
 from sundog.core.errors import ProtocolViolation
-from sundog.core.link import Link
+from sundog.core.link import HEADER_BYTES, Link
 from sundog.core.machine import Fact
 from sundog.core.messages import Message
 
 #: Messages in one frame: a receiver starts on the first frame of a long queue while the rest is still being written.
 FRAME_MESSAGES_MAX = 512
-#: Room left in a packet for the link's header.
-HEADER_ROOM = 64
 #: What the kernel may hold for a slow peer, as far as it allows; the rest waits in the outbox.
 SOCKET_BUFFER_BYTES = 512 << 10
 
@@ -55,7 +53,7 @@ class Channel:
                     sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         self._sock = sock
         self._link = Link(epoch, config.link_window_max, config.link_acknowledge_after)
-        self._split_at = config.packet_bytes_max - HEADER_ROOM
+        self._split_at = config.packet_bytes_max - HEADER_BYTES
         self._receive_bytes = config.packet_bytes_max
         #: Messages not yet encoded.
         self._queue: list[Fact] = []
@@ -80,6 +78,10 @@ class Channel:
     def queue(self, messages: Iterable[Fact]) -> None:
         """Append ``messages`` to the outbox; they travel with the next :meth:`flush`."""
         self._queue.extend(messages)
+
+    def append(self, message: Fact) -> None:
+        """Append one message to the outbox."""
+        self._queue.append(message)
 
     def flush(self) -> bool:
         """Encode what is queued and send what the socket takes; return True when nothing is left.

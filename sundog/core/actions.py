@@ -10,7 +10,7 @@ from sundog.core.task import Failure, Value
 # --- any machine ------------------------------
 
 
-class Send(Action, tag=1):
+class Send(Action, frozen=True, tag=1):
     """Deliver ``message`` to ``to``, after everything sent to it before. An action here is an event there."""
 
     to: Address
@@ -20,7 +20,7 @@ class Send(Action, tag=1):
 # --- a node's host ------------------------------
 
 
-class Dispatch(Action, tag=10):
+class Dispatch(Action, frozen=True, tag=10):
     """Give ``worker`` one token for each task, THEN send it RunTasks(tasks, forget_through)."""
 
     worker: ProcessID
@@ -28,87 +28,87 @@ class Dispatch(Action, tag=10):
     forget_through: int
 
 
-class ReclaimTasks(Action, tag=11):
+class ReclaimTasks(Action, frozen=True, tag=11):
     """Take back up to ``count`` of the worker's tokens and report TasksReclaimed, with 0 if none was left."""
 
     worker: ProcessID
     count: int
 
 
-class StartWorker(Action, tag=12):
+class StartWorker(Action, frozen=True, tag=12):
     """Start a worker process with this number; report WorkerStarted or WorkerStartFailed."""
 
     worker: ProcessID
 
 
-class KillWorker(Action, tag=13):
+class KillWorker(Action, frozen=True, tag=13):
     """Kill the worker and its process group; WorkerLost follows."""
 
     worker: ProcessID
 
 
-class ReleasePages(Action, tag=14):
+class ReleasePages(Action, frozen=True, tag=14):
     """Give the pages of this free stretch of the arena back to the operating system."""
 
     offset: int
     size: int
 
 
-class StopHost(Action, tag=15):
+class StopHost(Action, frozen=True, tag=15):
     """The session is over: flush every outbox, then end all processes and leave nothing."""
 
 
 # --- a client (driver or worker) ------------------------------
 
 
-class ResolveGet(Action, tag=20):
+class ResolveGet(Action, frozen=True, tag=20):
     """The values for ``request``, in the order asked, one grant with each extent *delivered* (distinct IDs, not mentions)."""
 
     request: int
     values: tuple[Value, ...]
 
 
-class ResolveWait(Action, tag=21):
+class ResolveWait(Action, frozen=True, tag=21):
     """The IDs that are ready, in the order asked, at most as many as were asked for."""
 
     request: int
     ready: tuple[ObjectID, ...]
 
 
-class ResolveQuestion(Action, tag=22):
+class ResolveQuestion(Action, frozen=True, tag=22):
     """The node's answer to Asked(request)."""
 
     request: int
     answer: Fact
 
 
-class RejectRequest(Action, tag=23):
+class RejectRequest(Action, frozen=True, tag=23):
     """``request`` fails."""
 
     request: int
     failure: Failure
 
 
-class ReportStuck(Action, tag=24):
+class ReportStuck(Action, frozen=True, tag=24):
     """A thread has waited long for ``request``: print ``text``, which says for what and why."""
 
     request: int
     text: str
 
 
-class ShowOutput(Action, tag=25):
+class ShowOutput(Action, frozen=True, tag=25):
     """Driver: show what a worker printed, a failure that nobody looked at, or a warning; ``message`` says which."""
 
     message: Fact
 
 
-class PauseSubmissions(Action, tag=26):
+class PauseSubmissions(Action, frozen=True, tag=26):
     """``.remote()`` waits while ``paused``."""
 
     paused: bool
 
 
-class CloseClient(Action, tag=27):
+class CloseClient(Action, frozen=True, tag=27):
     """The session is over, or the node is gone: reject what still waits. ``reason`` is for people."""
 
     reason: str

@@ -14,7 +14,7 @@ from sundog.core.config import Config
 from sundog.core.dependencies import Dependencies
 from sundog.core.ids import ObjectID, TaskID
 from sundog.core.machine import Action
-from sundog.core.task import TaskState
+from sundog.core.task import TaskState, Value
 from sundog.core.task_record import Blocking, TaskRecord, WorkerState, set_state
 from sundog.core.units import Nanos
 from sundog.core.worker_pool import WorkerPool
@@ -57,6 +57,12 @@ class BlockedTasks:
         if record.state is TaskState.BLOCKED and record.blocking is not None and record.blocking.request == request:
             self._to_resumable(record, now)
 
+    def refuse(self, record: TaskRecord, failure: Value, now: Nanos) -> None:
+        """The task's wait can never end: it gets its CPUs again, and ``failure`` instead of what it waited for."""
+        assert record.blocking is not None
+        record.blocking.failure = failure
+        self._to_resumable(record, now)
+
     def _to_resumable(self, record: TaskRecord, now: Nanos) -> None:
         assert record.blocking is not None
         self._stop_waiting(record)
@@ -86,7 +92,10 @@ class BlockedTasks:
                 self._pool.unblock(worker)
                 set_state(record, TaskState.DISPATCHED)
                 record.blocking = None
-                actions.append(Send(worker.where, msg.TaskResumed(blocking.request)))
+                if blocking.failure is None:
+                    actions.append(Send(worker.where, msg.TaskResumed(blocking.request)))
+                else:
+                    actions.append(Send(worker.where, msg.RequestRefused(blocking.request, blocking.failure)))
             else:
                 still.append(record)
         self.resumable = still

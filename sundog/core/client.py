@@ -119,6 +119,7 @@ class Client:
             msg.ObjectsReady: self._on_objects_ready,
             msg.ObjectsPolledReady: self._on_polled,
             msg.TaskResumed: self._on_task_resumed,
+            msg.RequestRefused: self._on_request_refused,
             msg.ExtentRefused: self._on_extent_refused,
             msg.ExplanationGiven: self._on_explanation_given,
             msg.SubmissionsPaused: self._on_submissions_paused,
@@ -351,6 +352,14 @@ class Client:
         request.blocked = False
         if len(request.missing) <= request.missing_allowed or request.expired:
             self._finish(fact.request, request)
+
+    def _on_request_refused(self, fact: msg.RequestRefused) -> None:
+        request = self._requests.get(fact.request)
+        if request is not None:
+            self._forget(fact.request)
+            self._return_unread(request)
+            failure = fact.value.failure or Failure(FailureKind.DEADLOCK, "the wait can never end")
+            self._actions.append(RejectRequest(fact.request, failure))
 
     def _on_answer(self, fact: Any) -> None:
         if self._questions.pop(fact.request, 0) is None:

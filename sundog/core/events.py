@@ -13,21 +13,21 @@ from sundog.core.units import Nanos
 # --- reported by a node's loop ------------------------------
 
 
-class WorkerStarted(Fact, tag=100):
+class WorkerStarted(Fact, frozen=True, tag=100):
     """The process that StartWorker(worker) asked for runs and its link is open."""
 
     worker: ProcessID
     pid: int
 
 
-class WorkerStartFailed(Fact, tag=101):
+class WorkerStartFailed(Fact, frozen=True, tag=101):
     """It could not be started; ``reason`` names the limit that was hit."""
 
     worker: ProcessID
     reason: str
 
 
-class WorkerLost(Fact, tag=102):
+class WorkerLost(Fact, frozen=True, tag=102):
     """The worker's exit has been reaped: nothing of it writes any more.
 
     ``started`` and ``finished`` are the last sequence numbers of its progress record. ``status`` is an exit code, or minus a
@@ -42,20 +42,20 @@ class WorkerLost(Fact, tag=102):
     output: str = ""
 
 
-class TasksReclaimed(Fact, tag=103):
+class TasksReclaimed(Fact, frozen=True, tag=103):
     """``count`` tokens were taken back: the last ``count`` tasks of the pipeline will not start there."""
 
     worker: ProcessID
     count: int
 
 
-class ClientLost(Fact, tag=104):
+class ClientLost(Fact, frozen=True, tag=104):
     """A driver's connection ended or its process died."""
 
     process: ProcessID
 
 
-class OutputRead(Fact, tag=105):
+class OutputRead(Fact, frozen=True, tag=105):
     """Bytes that a worker wrote to a standard stream, decoded; ``name`` is the function that ran then."""
 
     worker: ProcessID
@@ -67,19 +67,19 @@ class OutputRead(Fact, tag=105):
 # --- reported by a client's loop (driver or worker) ------------------------------
 
 
-class ReferenceDropped(Fact, tag=110):
+class ReferenceDropped(Fact, frozen=True, tag=110):
     """One Python reference to the ID died. (That one was born is reported by the plain ``bytes`` of the ID.)"""
 
     object_id: ObjectID
 
 
-class PinDropped(Fact, tag=111):
+class PinDropped(Fact, frozen=True, tag=111):
     """The last view of one delivered value died: one grant goes back."""
 
     object_id: ObjectID
 
 
-class GetRequested(Fact, tag=112):
+class GetRequested(Fact, frozen=True, tag=112):
     """A thread waits for the values of all ``object_ids`` (duplicates allowed). ``task`` is set when the executing thread of
     that task blocks, so that its CPUs are released."""
 
@@ -89,7 +89,7 @@ class GetRequested(Fact, tag=112):
     task: TaskID | None = None
 
 
-class WaitRequested(Fact, tag=113):
+class WaitRequested(Fact, frozen=True, tag=113):
     """A thread waits until ``count`` of ``object_ids`` (distinct) are ready."""
 
     request: int
@@ -99,13 +99,13 @@ class WaitRequested(Fact, tag=113):
     task: TaskID | None = None
 
 
-class RequestAbandoned(Fact, tag=114):
+class RequestAbandoned(Fact, frozen=True, tag=114):
     """The thread behind ``request`` no longer waits (an interrupt, a cancelled future)."""
 
     request: int
 
 
-class Asked(Fact, tag=115):
+class Asked(Fact, frozen=True, tag=115):
     """A thread asks the node something and waits for the answer: ``question`` is one of the messages with a ``request``."""
 
     request: int

@@ -34,13 +34,14 @@ from sundog.core.units import Nanos
 
 #: Rounds of internal messages in one step; the longest legal chain is far shorter.
 _ROUNDS_MAX = 1_000
+_ONLY_NODE = NodeID(0)
 _FIRST_WORKER = ProcessID(DRIVER + 1)
 
 
 class Host:
     """See the module. ``rng`` serves placement policies that draw; without one they must not."""
 
-    def __init__(self, config: Config, node: NodeID = NodeID(0), *, rng: Rng | None = None, clustered: bool = False) -> None:
+    def __init__(self, config: Config, node: NodeID = _ONLY_NODE, *, rng: Rng | None = None, clustered: bool = False) -> None:
         self.config = config
         self.node = node
         self.here = address(node, HOST)

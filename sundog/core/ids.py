@@ -102,7 +102,7 @@ def execution_prefix(task_id: TaskID, start: int, lane: int) -> bytes:
 class IdSequence:
     """The names that one lane of one execution gives, in the order of its asking. Not thread-safe: one lane, one thread."""
 
-    __slots__ = ("_functions", "_put_prefix", "_prefix", "_puts", "_tasks")
+    __slots__ = ("_functions", "_prefix", "_put_prefix", "_puts", "_tasks")
 
     def __init__(self, task_id: TaskID, start: int, lane: int) -> None:
         self._prefix = execution_prefix(task_id, start, lane)

@@ -20,7 +20,7 @@ import msgspec
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.actions import KillWorker, Send, StartWorker
+from sundog.core.actions import Send
 from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
@@ -28,18 +28,19 @@ from sundog.core.dependencies import Dependencies
 from sundog.core.errors import InvariantViolation
 from sundog.core.explanation import explain
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
-from sundog.core.journal import Journal, TaskGone
+from sundog.core.journal import Journal
 from sundog.core.machine import Action, Event
 from sundog.core.messages import Result
 from sundog.core.pipelines import FunctionRecord, Pipelines
+from sundog.core.pool_size import PoolSize
 from sundog.core.ready_queue import ReadyQueue
 from sundog.core.resources import CPU, ResourceSet, Shape
 from sundog.core.stalled import find_stalled
 from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
 from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, set_state
 from sundog.core.units import Nanos
+from sundog.core.verdicts import crash_message, epitaph
 from sundog.core.worker_pool import WorkerPool
-from sundog.core.worker_watch import WorkerWatch
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
 _DISPATCHED, _BLOCKED, _RESUMABLE = TaskState.DISPATCHED, TaskState.BLOCKED, TaskState.RESUMABLE
@@ -67,7 +68,7 @@ class LocalScheduler:
         self.pipelines = Pipelines(config, here, self.pool, self._waiting)
         self.blocking = BlockedTasks(config, self.pool)
         self._cancellations = Cancellations()
-        self._watch = WorkerWatch(config)
+        self._size = PoolSize(config, self.pool, self.resources)
         self._order = 0
         self._feasible: dict[Shape, bool] = {}
         #: When to look for a deadlock, while something is blocked.
@@ -95,8 +96,6 @@ class LocalScheduler:
             ev.WorkerLost: self._on_worker_lost,
             ev.TasksReclaimed: self._on_tasks_reclaimed,
         }
-        for _ in range(config.worker_count):
-            self._start_worker()
 
     # -- the door ------------------------------
 
@@ -124,7 +123,7 @@ class LocalScheduler:
         if self._stall_at is not None and now >= self._stall_at:
             self._look_for_deadlock()
         actions += pipelines.actions()
-        self._size_pool(now)
+        actions += self._size.adjust(now, self._queues)
         self._cancellations.settle(self.tasks, self._cancel, actions)
 
     def _run_ready(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> bool:
@@ -147,8 +146,7 @@ class LocalScheduler:
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        due = [self.pipelines.next_late(), self.blocking.next_deadline(), self._stall_at, self._idle_deadline()]
-        due.append(self._watch.next_deadline())
+        due = [self.pipelines.next_late(), self.blocking.next_deadline(), self._stall_at, self._size.next_deadline()]
         times = [time for time in due if time is not None]
         return max(min(times), self._now + 1) if times else None
 
@@ -260,24 +258,14 @@ class LocalScheduler:
         set_state(record, TaskState.FINISHED)
         del self.tasks[record.spec.task_id]
         if self.journal is not None:
-            self.journal.tasks_gone.append(self._epitaph(record, results, writer))
+            ran = self._now - record.dispatched_at if record.sequence else 0
+            worker = process_of(writer) if writer != self._here else None
+            self.journal.tasks_gone.append(epitaph(record, results, ran, worker, self._node))
         self._actions.append(Send(self._here, msg.TaskRetired(record.spec, results, writer)))
         if self._paused and len(self.tasks) < self._config.submitted_unfinished_max * 9 // 10:
             for client in self._paused:
                 self._actions.append(Send(client, msg.SubmissionsPaused(False)))
             self._paused = {}
-
-    def _epitaph(self, record: TaskRecord, results: tuple[Result, ...], writer: Address) -> TaskGone:
-        """Return what the control store is told of a task that is over."""
-        value = results[0].value if results else None
-        failure = value.failure if value is not None else None
-        state = "finished" if value is None or not value.error else "failed"
-        if failure is not None and failure.kind is FailureKind.CANCELLED:
-            state = "cancelled"
-        spec = record.spec
-        ran = self._now - record.dispatched_at if record.sequence else 0
-        worker = process_of(writer) if writer != self._here else None
-        return TaskGone(spec.task_id, spec.name, state, ran, worker, self._node, failure.message if failure else "")
 
     def _fail(self, record: TaskRecord, kind: FailureKind, message: str) -> None:
         for object_id in record.missing:
@@ -309,6 +297,7 @@ class LocalScheduler:
             return
         if record.state is not _DISPATCHED:
             self._unblock(record)
+        self._size.worked()
         self.pipelines.learn(record.spec.function_id, fact.duration)
         self.pipelines.finished(record, self._now)
         if fact.retryable and record.charges < record.spec.retries_max:
@@ -398,9 +387,6 @@ class LocalScheduler:
 
     # -- workers ------------------------------
 
-    def _start_worker(self) -> None:
-        self._actions.append(StartWorker(self.pool.add().worker))
-
     def _on_worker_started(self, sender: Address, fact: ev.WorkerStarted) -> None:
         worker = self.pool.workers.get(fact.worker)
         if worker is not None and worker.state is WorkerState.STARTING:
@@ -414,10 +400,10 @@ class LocalScheduler:
 
     def _start_failed(self, reason: str) -> None:
         """A worker did not come up: wait a little; if none ever does, what is ready fails rather than hangs."""
-        text = self._watch.failed(self._now, reason)
+        text = self._size.start_failed(self._now, reason)
         if text is not None:
             self._actions.append(Send(self._driver, msg.WarningRaised(text)))
-        if self._watch.hopeless and not self.pool.workers:
+        if self._size.hopeless and not self.pool.workers:
             for record in [r for r in self.tasks.values() if r.state is _READY]:
                 self._fail(record, FailureKind.WORKER_CRASHED, f"no worker process could be started: {reason}")
 
@@ -449,44 +435,6 @@ class LocalScheduler:
                 return
         self._again(record)
 
-    def _size_pool(self, now: Nanos) -> None:
-        """Start workers where tasks would run but find none; let those beyond the usual number go."""
-        pool, config = self.pool, self._config
-        if self._watch.waits(now):
-            return
-        count = len(pool.workers)
-        while count < config.worker_count:
-            self._start_worker()
-            count += 1
-        if pool.idle or pool.starting_count or count >= config.worker_processes_max:
-            self._let_idle_go(now)
-            return
-        room = min(config.worker_starting_max, config.worker_processes_max - count)
-        for shape, queue in self._queues.items():
-            wanting = len(queue) if queue.peek() is not None and self.resources.fits(shape) else 0
-            for _ in range(min(wanting, room, self._times(shape))):
-                self._start_worker()
-                room -= 1
-
-    def _times(self, shape: Shape) -> int:
-        """Return how often ``shape`` fits into what is free; at least once, as it is known to fit."""
-        free = self.resources.free
-        return min((free.get(name, 0) // amount for name, amount in shape), default=1)
-
-    def _let_idle_go(self, now: Nanos) -> None:
-        pool = self.pool
-        if len(pool.workers) > self._config.worker_count and not pool.blocked:
-            oldest = next(iter(pool.idle.values()), None)
-            if oldest is not None and now - oldest.idle_since >= self._config.worker_idle_max:
-                pool.stop(oldest)
-                self._actions.append(Send(oldest.where, msg.StopRequested()))
-
-    def _idle_deadline(self) -> Nanos | None:
-        pool = self.pool
-        if len(pool.workers) <= self._config.worker_count or not pool.idle or pool.blocked:
-            return None
-        return next(iter(pool.idle.values())).idle_since + self._config.worker_idle_max
-
     # -- cancelling, deadlock, people ------------------------------
 
     def _on_returns_unheld(self, sender: Address, fact: msg.ReturnsUnheld) -> None:
@@ -517,17 +465,8 @@ class LocalScheduler:
         found = find_stalled(self.tasks, self.blocking.blocked, self.resources, self._config.worker_processes_max)
         if found is not None:
             record, chain = found
-            self._deadlocked(record, chain)
-
-    def _deadlocked(self, record: TaskRecord, chain: str) -> None:
-        """Fail the newest task of the cycle; its worker is stuck in it, so it is replaced."""
-        worker = record.worker
-        assert worker is not None
-        self.blocking.leave(record)
-        self.pipelines.finished(record, self._now)
-        self._retire(record, (Result(failed(FailureKind.DEADLOCK, chain)),), self._here)
-        worker.retiring = True
-        self._actions.append(KillWorker(worker.worker))
+            self.blocking.refuse(record, failed(FailureKind.DEADLOCK, chain), self._now)
+            self._actions += self.blocking.resume(self._now)
 
     def _on_explanation_requested(self, sender: Address, fact: msg.ExplanationRequested) -> None:
         text = explain(self.tasks, self.resources, fact.object_ids, self._now)
@@ -549,18 +488,3 @@ class LocalScheduler:
                 raise InvariantViolation(f"ready task {record.spec.name} misses arguments (L2)")
             if record.state is _WAITING and not record.missing:
                 raise InvariantViolation(f"waiting task {record.spec.name} misses nothing (L2)")
-
-
-def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> str:
-    """Return what a person needs to know of a task whose worker died under it."""
-    how = f"signal {-fact.status}" if fact.status < 0 else f"exit code {fact.status}"
-    spec = record.spec
-    text = f"the worker (pid {worker.pid}) running {spec.name} died with {how}, on start {record.starts} of it"
-    text += f" (max_retries={spec.retries_max})"
-    if fact.memory:
-        text += f"; its memory was last seen at {fact.memory / (1 << 20):,.0f} MiB"
-    if fact.output:
-        text += f"; its last output was:\n{fact.output}"
-    return text
-
-

@@ -53,13 +53,13 @@ class RunTask(msgspec.Struct, frozen=True, gc=False, array_like=True):
 # --- C -> N: tasks and objects ------------------------------
 
 
-class TaskSubmitted(Fact, tag=1):
+class TaskSubmitted(Fact, frozen=True, tag=1):
     """C -> N. The submitter holds every return from here on; no HoldsTaken is sent for them."""
 
     spec: TaskSpec
 
 
-class ObjectPut(Fact, tag=2):
+class ObjectPut(Fact, frozen=True, tag=2):
     """C -> N. A value was put (and, if ``value.offset`` >= 0, written and complete). The sender holds the ID."""
 
     object_id: ObjectID
@@ -67,7 +67,7 @@ class ObjectPut(Fact, tag=2):
     contained: tuple[ObjectID, ...] = ()
 
 
-class FunctionExported(Fact, tag=3):
+class FunctionExported(Fact, frozen=True, tag=3):
     """C -> N. ``code`` is what the serializer made of the function; sent before the first task that names it."""
 
     function_id: FunctionID
@@ -75,31 +75,31 @@ class FunctionExported(Fact, tag=3):
     code: Value
 
 
-class HoldsTaken(Fact, tag=4):
+class HoldsTaken(Fact, frozen=True, tag=4):
     """C -> N. The first reference to each of these IDs came into being in this process."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class HoldsReleased(Fact, tag=5):
+class HoldsReleased(Fact, frozen=True, tag=5):
     """C -> N. The last reference in this process is gone."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class PinsReturned(Fact, tag=6):
+class PinsReturned(Fact, frozen=True, tag=6):
     """C -> N. One grant for each mention: no view of it is left in this process."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class IDsEscaped(Fact, tag=7):
+class IDsEscaped(Fact, frozen=True, tag=7):
     """C -> N. These IDs were pickled outside the serializer, where they cannot be counted: held until the session ends."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class ObjectsWanted(Fact, tag=8):
+class ObjectsWanted(Fact, frozen=True, tag=8):
     """C -> N. Answer each, once, by ObjectsReady when it is ready; with its value if ``deliver``.
 
     An ID that nobody holds is answered at once by a failure (OBJECT_LOST).
@@ -109,14 +109,14 @@ class ObjectsWanted(Fact, tag=8):
     deliver: bool
 
 
-class ObjectsPolled(Fact, tag=9):
+class ObjectsPolled(Fact, frozen=True, tag=9):
     """C -> N. Answer at once by ObjectsPolledReady with those that are ready now."""
 
     request: int
     object_ids: tuple[ObjectID, ...]
 
 
-class TaskBlocked(Fact, tag=10):
+class TaskBlocked(Fact, frozen=True, tag=10):
     """W -> N. The task's own thread waits until ``count`` of ``object_ids`` are ready: its CPUs are free for others.
 
     Answered by TaskResumed(request), which is the grant of the CPUs to go on.
@@ -128,55 +128,55 @@ class TaskBlocked(Fact, tag=10):
     count: int
 
 
-class ResumeRequested(Fact, tag=11):
+class ResumeRequested(Fact, frozen=True, tag=11):
     """W -> N. The wait of ``request`` ran out of time: grant the CPUs although not everything is ready."""
 
     task_id: TaskID
     request: int
 
 
-class ExtentWanted(Fact, tag=12):
+class ExtentWanted(Fact, frozen=True, tag=12):
     """C -> N. Room for ``size`` bytes is wanted. Answered by ExtentGranted or ExtentRefused."""
 
     request: int
     size: int
 
 
-class ExtentReturned(Fact, tag=13):
+class ExtentReturned(Fact, frozen=True, tag=13):
     """C -> N. The writer gives the extent at ``offset`` back unsealed (it failed, or was interrupted)."""
 
     offset: int
 
 
-class CancelRequested(Fact, tag=14):
+class CancelRequested(Fact, frozen=True, tag=14):
     """C -> N. Cancel what has not started of the tasks that return these. Answered by CancelAnswered."""
 
     request: int
     object_ids: tuple[ObjectID, ...]
 
 
-class ExplanationRequested(Fact, tag=15):
+class ExplanationRequested(Fact, frozen=True, tag=15):
     """C -> N. Why are these not ready? Answered by ExplanationGiven, a text for people."""
 
     request: int
     object_ids: tuple[ObjectID, ...]
 
 
-class TableRequested(Fact, tag=16):
+class TableRequested(Fact, frozen=True, tag=16):
     """C -> N. One of ``tables.TABLES``. Answered by TableGiven."""
 
     request: int
     table: str
 
 
-class SessionEnding(Fact, tag=17):
+class SessionEnding(Fact, frozen=True, tag=17):
     """C -> N. The driver shuts down: say what failed unheard, then SessionEnded, then stop."""
 
 
 # --- W -> N: execution ------------------------------
 
 
-class TaskFinished(Fact, tag=20):
+class TaskFinished(Fact, frozen=True, tag=20):
     """W -> N. All returns in one message. On an exception ``results`` holds one error, that of every return.
 
     Sent after HoldsTaken for IDs that the worker keeps, so nothing is freed between the two.
@@ -191,14 +191,14 @@ class TaskFinished(Fact, tag=20):
     retryable: bool = False
 
 
-class TaskSkipped(Fact, tag=21):
+class TaskSkipped(Fact, frozen=True, tag=21):
     """W -> N. Not run: a task ahead of it in the pipeline, whose return it needs, gave no value."""
 
     task_id: TaskID
     attempt: int
 
 
-class TasksDropped(Fact, tag=22):
+class TasksDropped(Fact, frozen=True, tag=22):
     """W -> N. Everything up to ``sequence`` that was reclaimed has left the pipeline; new tasks may be dispatched."""
 
     sequence: int
@@ -207,26 +207,26 @@ class TasksDropped(Fact, tag=22):
 # --- N -> C ------------------------------
 
 
-class ObjectsReady(Fact, tag=30):
+class ObjectsReady(Fact, frozen=True, tag=30):
     """N -> C. In answer to ObjectsWanted."""
 
     objects: tuple[ReadyObject, ...]
 
 
-class ObjectsPolledReady(Fact, tag=31):
+class ObjectsPolledReady(Fact, frozen=True, tag=31):
     """N -> C. In answer to ObjectsPolled: those that are ready."""
 
     request: int
     object_ids: tuple[ObjectID, ...]
 
 
-class TaskResumed(Fact, tag=32):
+class TaskResumed(Fact, frozen=True, tag=32):
     """N -> W. The blocked task has its CPUs again and may go on."""
 
     request: int
 
 
-class ExtentGranted(Fact, tag=33):
+class ExtentGranted(Fact, frozen=True, tag=33):
     """N -> C. ``size`` bytes at ``offset`` are the receiver's to write. ``warm``: their pages exist already."""
 
     request: int
@@ -235,35 +235,35 @@ class ExtentGranted(Fact, tag=33):
     warm: bool
 
 
-class ExtentRefused(Fact, tag=34):
+class ExtentRefused(Fact, frozen=True, tag=34):
     """N -> C. There is no room and none will come; ``value`` holds the failure."""
 
     request: int
     value: Value
 
 
-class CancelAnswered(Fact, tag=35):
+class CancelAnswered(Fact, frozen=True, tag=35):
     """N -> C. These are cancelled; the rest had started or were over."""
 
     request: int
     object_ids: tuple[ObjectID, ...]
 
 
-class ExplanationGiven(Fact, tag=36):
+class ExplanationGiven(Fact, frozen=True, tag=36):
     """N -> C. In answer to ExplanationRequested."""
 
     request: int
     text: str
 
 
-class TableGiven(Fact, tag=37):
+class TableGiven(Fact, frozen=True, tag=37):
     """N -> C. ``rows`` is a msgpack list of maps."""
 
     request: int
     rows: bytes
 
 
-class OutputWritten(Fact, tag=38):
+class OutputWritten(Fact, frozen=True, tag=38):
     """N -> driver. What a worker printed while ``name`` ran; ``dropped`` bytes before it were lost to the flood bound."""
 
     pid: int
@@ -274,7 +274,7 @@ class OutputWritten(Fact, tag=38):
     dropped: int = 0
 
 
-class FailureUnheard(Fact, tag=39):
+class FailureUnheard(Fact, frozen=True, tag=39):
     """N -> driver. A task failed and its object was let go without anybody having looked."""
 
     name: str
@@ -282,33 +282,40 @@ class FailureUnheard(Fact, tag=39):
     value: Value
 
 
-class WarningRaised(Fact, tag=40):
+class WarningRaised(Fact, frozen=True, tag=40):
     """N -> driver. Something that a person should read, once."""
 
     text: str
 
 
-class SessionEnded(Fact, tag=41):
+class SessionEnded(Fact, frozen=True, tag=41):
     """N -> driver. The last message of a session."""
 
 
-class SubmissionsPaused(Fact, tag=42):
+class SubmissionsPaused(Fact, frozen=True, tag=42):
     """N -> C. ``paused``: too much is unfinished, so ``.remote()`` waits until the same message says otherwise."""
 
     paused: bool
 
 
+class RequestRefused(Fact, frozen=True, tag=43):
+    """N -> W. In place of TaskResumed: the CPUs are granted, but the wait can never end; ``value`` holds the failure."""
+
+    request: int
+    value: Value
+
+
 # --- N -> W ------------------------------
 
 
-class RunTasks(Fact, tag=50):
+class RunTasks(Fact, frozen=True, tag=50):
     """N -> W. Tasks for the end of the pipeline. Returns of tasks up to ``forget_through`` need not be kept any longer."""
 
     tasks: tuple[RunTask, ...]
     forget_through: int = 0
 
 
-class FunctionDelivered(Fact, tag=51):
+class FunctionDelivered(Fact, frozen=True, tag=51):
     """N -> W. Sent before the first RunTasks that names it."""
 
     function_id: FunctionID
@@ -316,42 +323,42 @@ class FunctionDelivered(Fact, tag=51):
     code: Value
 
 
-class TasksForgotten(Fact, tag=52):
-    """N -> W. The tasks with ``after`` < their sequence <= ``sequence`` were reclaimed: drop them, answer TasksDropped(sequence)."""
+class TasksForgotten(Fact, frozen=True, tag=52):
+    """N -> W. Tasks with ``after`` < their sequence <= ``sequence`` were reclaimed: drop them, answer TasksDropped(sequence)."""
 
     after: int
     sequence: int
 
 
-class StopRequested(Fact, tag=53):
+class StopRequested(Fact, frozen=True, tag=53):
     """N -> W. Leave after the pipeline is empty."""
 
 
 # --- between machines of one host, or between N and H ------------------------------
 
 
-class TaskSpilled(Fact, tag=60):
+class TaskSpilled(Fact, frozen=True, tag=60):
     """N -> H. The local scheduler cannot run it: place it. ``submitter`` is the process that submitted it."""
 
     spec: TaskSpec
     submitter: Address
 
 
-class TaskAssigned(Fact, tag=61):
+class TaskAssigned(Fact, frozen=True, tag=61):
     """H -> N. Run it here."""
 
     spec: TaskSpec
     submitter: Address
 
 
-class TaskInfeasible(Fact, tag=62):
+class TaskInfeasible(Fact, frozen=True, tag=62):
     """H -> N (the one that spilled it). No node can ever run it; ``message`` names what is missing."""
 
     task_id: TaskID
     message: str
 
 
-class LoadReported(Fact, tag=63):
+class LoadReported(Fact, frozen=True, tag=63):
     """N -> H. Also the heartbeat. ``queued`` tasks wait on the node; ``mean`` is the mean duration of its tasks."""
 
     node: NodeID
@@ -360,7 +367,7 @@ class LoadReported(Fact, tag=63):
     mean: Nanos = 0
 
 
-class NodeJoined(Fact, tag=64):
+class NodeJoined(Fact, frozen=True, tag=64):
     """To H's machines, then to all nodes: ``node`` has ``capacity`` and may be given tasks."""
 
     node: NodeID
@@ -368,39 +375,39 @@ class NodeJoined(Fact, tag=64):
     name: str = ""
 
 
-class NodeLost(Fact, tag=65):
+class NodeLost(Fact, frozen=True, tag=65):
     """To all: ``node`` is dead, with all that it held."""
 
     node: NodeID
 
 
-class LocationsAdded(Fact, tag=66):
+class LocationsAdded(Fact, frozen=True, tag=66):
     """N -> H. ``node`` holds copies of these, with sizes in bytes."""
 
     node: NodeID
     objects: tuple[tuple[ObjectID, int], ...]
 
 
-class LocationsRemoved(Fact, tag=67):
+class LocationsRemoved(Fact, frozen=True, tag=67):
     """N -> H. ``node`` holds these no longer."""
 
     node: NodeID
     object_ids: tuple[ObjectID, ...]
 
 
-class LocationsWanted(Fact, tag=68):
+class LocationsWanted(Fact, frozen=True, tag=68):
     """N -> H. Answer now, and again at every change until LocationsUnwanted: who holds these?"""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class LocationsUnwanted(Fact, tag=69):
+class LocationsUnwanted(Fact, frozen=True, tag=69):
     """N -> H."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class LocationsChanged(Fact, tag=70):
+class LocationsChanged(Fact, frozen=True, tag=70):
     """H -> N. The nodes that hold ``object_id`` now, in the order in which they said so."""
 
     object_id: ObjectID
@@ -408,40 +415,40 @@ class LocationsChanged(Fact, tag=70):
     nodes: tuple[NodeID, ...]
 
 
-class ObjectLost(Fact, tag=71):
+class ObjectLost(Fact, frozen=True, tag=71):
     """H -> H (directory to lineage). No live node holds a copy of what was sealed once, and ``wanted_by`` wait for it."""
 
     object_id: ObjectID
     wanted_by: tuple[Address, ...] = ()
 
 
-class LineageRecorded(Fact, tag=72):
+class LineageRecorded(Fact, frozen=True, tag=72):
     """H -> N. Everything up to ``sequence`` of the sender's RecipesRecorded survives its death."""
 
     sequence: int
 
 
-class RecipesRecorded(Fact, tag=73):
+class RecipesRecorded(Fact, frozen=True, tag=73):
     """N -> H. Recipes of objects that are about to leave the node."""
 
     sequence: int
     specs: tuple[TaskSpec, ...]
 
 
-class ObjectUnrecoverable(Fact, tag=74):
+class ObjectUnrecoverable(Fact, frozen=True, tag=74):
     """H -> N. No copy and no recipe: ``message`` says why."""
 
     object_id: ObjectID
     message: str
 
 
-class RecipesReleased(Fact, tag=75):
+class RecipesReleased(Fact, frozen=True, tag=75):
     """N -> H. Nobody holds these any more: their recipes may go."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class TaskDeclared(Fact, tag=80):
+class TaskDeclared(Fact, frozen=True, tag=80):
     """Local scheduler -> object manager, same host. The task's returns may now be asked for, its arguments are held."""
 
     spec: TaskSpec
@@ -449,7 +456,7 @@ class TaskDeclared(Fact, tag=80):
     submitter: Address
 
 
-class TaskRetired(Fact, tag=81):
+class TaskRetired(Fact, frozen=True, tag=81):
     """Local scheduler -> object manager. The task is over: seal its returns, then let its arguments go."""
 
     spec: TaskSpec
@@ -458,46 +465,46 @@ class TaskRetired(Fact, tag=81):
     writer: Address
 
 
-class ResultsRefused(Fact, tag=82):
+class ResultsRefused(Fact, frozen=True, tag=82):
     """Local scheduler -> object manager. A stale attempt's results: free the extents in them."""
 
     writer: Address
     results: tuple[Result, ...]
 
 
-class ObjectsNeeded(Fact, tag=83):
+class ObjectsNeeded(Fact, frozen=True, tag=83):
     """Local scheduler -> object manager. Say ObjectsLocal for each, once, when it is ready here."""
 
     object_ids: tuple[ObjectID, ...]
 
 
-class ObjectsLocal(Fact, tag=84):
+class ObjectsLocal(Fact, frozen=True, tag=84):
     """Object manager -> local scheduler. Ready on this node, with their values."""
 
     objects: tuple[ReadyObject, ...]
 
 
-class PinsTaken(Fact, tag=85):
+class PinsTaken(Fact, frozen=True, tag=85):
     """Local scheduler -> object manager. A task with these arguments goes to ``worker``: grant it one pin for each mention."""
 
     worker: Address
     object_ids: tuple[ObjectID, ...]
 
 
-class ReturnsUnheld(Fact, tag=86):
+class ReturnsUnheld(Fact, frozen=True, tag=86):
     """Object manager -> local scheduler. A dead process's unfinished children: nobody is left who could ask for them."""
 
     task_ids: tuple[TaskID, ...]
 
 
-class PinsRevoked(Fact, tag=87):
+class PinsRevoked(Fact, frozen=True, tag=87):
     """Local scheduler -> object manager. Tasks with these arguments will not run on ``worker`` after all."""
 
     worker: Address
     object_ids: tuple[ObjectID, ...]
 
 
-class TaskWaits(Fact, tag=88):
+class TaskWaits(Fact, frozen=True, tag=88):
     """Object manager -> local scheduler. TaskBlocked, without what is ready: ``count`` more of ``object_ids`` are needed.
 
     The scheduler hears of each by ObjectsLocal. A count of 0 or less: the task need not wait at all.
@@ -517,6 +524,7 @@ Message = (
     | TaskFinished | TaskSkipped | TasksDropped
     | ObjectsReady | ObjectsPolledReady | TaskResumed | ExtentGranted | ExtentRefused | CancelAnswered | ExplanationGiven
     | TableGiven | OutputWritten | FailureUnheard | WarningRaised | SessionEnded | SubmissionsPaused
+    | RequestRefused
     | RunTasks | FunctionDelivered | TasksForgotten | StopRequested
     | TaskSpilled | TaskAssigned | TaskInfeasible | LoadReported | NodeJoined | NodeLost
     | LocationsAdded | LocationsRemoved | LocationsWanted | LocationsUnwanted | LocationsChanged | ObjectLost

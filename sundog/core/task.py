@@ -5,7 +5,7 @@ A :class:`Value` is opaque: core moves it and reads its ``size``, ``error`` and 
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, StrEnum
 
 import msgspec
 
@@ -14,7 +14,7 @@ from sundog.core.resources import ONE_CPU, Shape
 from sundog.core.units import Nanos
 
 
-class FailureKind(str, Enum):
+class FailureKind(StrEnum):
     """Why sundog itself, rather than a task's own code, failed an object."""
 
     WORKER_CRASHED = "worker-crashed"

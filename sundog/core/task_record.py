@@ -22,6 +22,8 @@ class Blocking(msgspec.Struct):
     count: int
     #: When it became resumable, for the overdraft.
     resumable_at: Nanos = 0
+    #: Why the wait can never end, if it cannot.
+    failure: Value | None = None
 
 
 class WorkerState(Enum):

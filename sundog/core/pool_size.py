@@ -1,0 +1,98 @@
+"""How many workers a node has: as many as usual, more while tasks block, fewer again afterwards.
+
+A worker is started only when a ready task would fit and none is idle or starting (P2), never past ``worker_processes_max``, and not
+in a tight loop when workers do not come up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send, StartWorker
+from sundog.core.config import Config
+from sundog.core.machine import Action
+from sundog.core.ready_queue import ReadyQueue
+from sundog.core.resources import ResourceSet, Shape
+from sundog.core.units import MILLISECOND, Nanos
+from sundog.core.worker_pool import WorkerPool
+
+_FIRST_PAUSE: Nanos = 100 * MILLISECOND
+_PAUSE_MAX: Nanos = 5_000 * MILLISECOND
+_HOPELESS_AFTER = 6
+
+
+class PoolSize:
+    """See the module."""
+
+    def __init__(self, config: Config, pool: WorkerPool, resources: ResourceSet) -> None:
+        self._config = config
+        self._pool = pool
+        self._resources = resources
+        self._failures = 0
+        #: Starting waits until then, because workers do not come up.
+        self._paused_until: Nanos | None = None
+
+    def adjust(self, now: Nanos, queues: Mapping[Shape, ReadyQueue]) -> list[Action]:
+        """Return the workers to start or to let go now."""
+        if self._paused_until is not None:
+            if now < self._paused_until:
+                return []
+            self._paused_until = None
+        pool, config = self._pool, self._config
+        actions: list[Action] = []
+        while len(pool.workers) < config.worker_count:
+            actions.append(StartWorker(pool.add().worker))
+        if pool.idle or pool.starting_count or len(pool.workers) >= config.worker_processes_max:
+            self._let_go(now, actions)
+            return actions
+        room = min(config.worker_starting_max, config.worker_processes_max - len(pool.workers))
+        for shape, queue in queues.items():
+            wanting = len(queue) if queue.peek() is not None and self._resources.fits(shape) else 0
+            for _ in range(min(wanting, room, self._times(shape))):
+                actions.append(StartWorker(pool.add().worker))
+                room -= 1
+        return actions
+
+    def _times(self, shape: Shape) -> int:
+        """Return how often ``shape`` fits into what is free."""
+        free = self._resources.free
+        return min((free.get(name, 0) // amount for name, amount in shape), default=self._config.worker_starting_max)
+
+    def _let_go(self, now: Nanos, actions: list[Action]) -> None:
+        due = self._idle_deadline()
+        if due is not None and now >= due:
+            oldest = next(iter(self._pool.idle.values()))
+            self._pool.stop(oldest)
+            actions.append(Send(oldest.where, msg.StopRequested()))
+
+    def _idle_deadline(self) -> Nanos | None:
+        pool = self._pool
+        if len(pool.workers) <= self._config.worker_count or not pool.idle or pool.blocked:
+            return None
+        return next(iter(pool.idle.values())).idle_since + self._config.worker_idle_max
+
+    def next_deadline(self) -> Nanos | None:
+        """Return when the size should be looked at again."""
+        return self._paused_until if self._paused_until is not None else self._idle_deadline()
+
+    # -- workers that do not come up ------------------------------
+
+    def start_failed(self, now: Nanos, reason: str) -> str | None:
+        """A worker did not come up: wait, each time twice as long. Returns a warning, the first time and when it is hopeless."""
+        self._failures += 1
+        self._paused_until = now + min(_PAUSE_MAX, _FIRST_PAUSE << min(self._failures - 1, 10))
+        if self._failures == 1:
+            return f"a worker process did not come up: {reason}; trying again"
+        if self._failures == _HOPELESS_AFTER:
+            return f"{self._failures} worker processes in a row did not come up: {reason}"
+        return None
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many failed in a row that what waits should fail."""
+        return self._failures >= _HOPELESS_AFTER
+
+    def worked(self) -> None:
+        """A worker ran a task: whatever was wrong is over."""
+        self._failures = 0

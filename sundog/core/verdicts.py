@@ -1,0 +1,37 @@
+"""What is said of tasks that are over: to people when a worker died under one, to the control store always."""
+
+from __future__ import annotations
+
+from sundog.core import events as ev
+from sundog.core.ids import NodeID, ProcessID
+from sundog.core.journal import TaskGone
+from sundog.core.messages import Result
+from sundog.core.task import FailureKind
+from sundog.core.task_record import TaskRecord, WorkerRecord
+from sundog.core.units import MIB, Nanos
+
+
+def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> str:
+    """Return what a person needs to know of a task whose worker died under it."""
+    how = f"signal {-fact.status}" if fact.status < 0 else f"exit code {fact.status}"
+    spec = record.spec
+    text = f"the worker (pid {worker.pid}) running {spec.name} died with {how}, on start {record.starts} of it"
+    text += f" (max_retries={spec.retries_max})"
+    if fact.memory:
+        text += f"; its memory was last seen at {fact.memory / MIB:,.0f} MiB"
+    if fact.output:
+        text += f"; its last output was:\n{fact.output}"
+    return text
+
+
+def epitaph(
+    record: TaskRecord, results: tuple[Result, ...], ran: Nanos, worker: ProcessID | None, node: NodeID
+) -> TaskGone:
+    """Return the journal's entry for a task that is over."""
+    value = results[0].value if results else None
+    failure = value.failure if value is not None else None
+    state = "finished" if value is None or not value.error else "failed"
+    if failure is not None and failure.kind is FailureKind.CANCELLED:
+        state = "cancelled"
+    spec = record.spec
+    return TaskGone(spec.task_id, spec.name, state, ran, worker, node, failure.message if failure else "")

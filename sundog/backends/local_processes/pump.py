@@ -1,0 +1,224 @@
+"""The turn of a client process (driver or worker): facts in, the client machine's step, its actions out.
+
+Whoever drives a :class:`ClientPump` calls :meth:`sleep` and :meth:`turn`, one thread at a time. Everybody else appends to
+``facts`` and calls :meth:`rouse`.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sundog.backends.local_processes.channel import Channel
+from sundog.backends.local_processes.waiter import Waiters
+from sundog.core import actions as act
+from sundog.core.client import Client
+from sundog.core.config import Config
+from sundog.core.events import RequestAbandoned
+from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
+from sundog.core.machine import Action, Event, Fact
+from sundog.core.units import Nanos
+
+NODE = NodeID(0)
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Kick:
+    """An eventfd that ends a poll. It closes when nobody refers to it, so a late :meth:`ring` never hits another's file."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ring(self) -> None:
+        """Make the descriptor readable."""
+        os.eventfd_write(self.fd, 1)
+
+    def silence(self) -> None:
+        """Make it unreadable again."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class ClientPump:
+    """See the module.
+
+    ``route`` is given every message first and returns whether it took it, so that the machine need not see it;
+    ``closed`` is called once, with the reason, when the machine says that the session is over.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        link: socket.socket,
+        process: ProcessID,
+        *,
+        worker: bool,
+        route: Callable[[Fact], bool] | None,
+        show: Callable[[Fact | str], None],
+        closed: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._host: Address = address(NODE, HOST)
+        self.client = Client(config, address(NODE, process), self._host, worker=worker)
+        self.channel = Channel(link, config)
+        self.facts: deque[Any] = deque()
+        #: Requests whose threads were interrupted.
+        self.abandoned: deque[int] = deque()
+        self.waiters = Waiters()
+        self.kick = Kick()
+        #: Somebody is in :meth:`sleep` or about to be, and has to be woken by :attr:`kick`.
+        self.asleep = False
+        self.paused = False
+        #: The link has ended: no message will come any more.
+        self.ended = False
+        #: When the last turn began.
+        self.turned_at: Nanos = 0
+        #: Locks of threads that hand over what they appended: released once it has been taken.
+        self.handing_over: deque[Any] = deque()
+        self.resumed: deque[Any] = deque()
+        self._route = route
+        self._show = show
+        self._closed = closed
+        self._poller = select.poll()
+        self._link_fd = self.channel.fileno()
+        self._poller.register(self._link_fd, select.POLLIN)
+        self._poller.register(self.kick.fd, select.POLLIN)
+        self._watched_fd = -1
+        self._writing = False
+        self._link_readable = False
+        self._peer_dead = False
+        self._outgoing: list[Fact] = []
+        resolve = self.waiters.resolve
+        self._performers: dict[type, Callable[[Any], None]] = {
+            act.ResolveGet: lambda action: resolve(action.request, action),
+            act.ResolveWait: lambda action: resolve(action.request, action),
+            act.ResolveQuestion: lambda action: resolve(action.request, action),
+            act.RejectRequest: lambda action: resolve(action.request, action),
+            act.ReportStuck: lambda action: self._show(action.text),
+            act.ShowOutput: lambda action: self._show(action.message),
+            act.PauseSubmissions: self._pause,
+            act.CloseClient: lambda action: self._closed(action.reason),
+        }
+
+    def watch(self, pidfd: int) -> None:
+        """Take the death of the process behind ``pidfd`` for the end of the link, once the link is empty."""
+        self._watched_fd = pidfd
+        self._poller.register(pidfd, select.POLLIN)
+
+    def pending(self) -> bool:
+        """Tell whether there are facts that no turn has taken, or bytes that the socket has not."""
+        return bool(self.facts or self.abandoned or self.channel.wants_write)
+
+    def rouse(self) -> bool:
+        """End the :meth:`sleep` of whoever is in it; False if nobody is."""
+        if self.asleep:
+            self.kick.ring()
+            return True
+        return False
+
+    def sleep(self, longest: Nanos | None = None, woken: Callable[[], bool] | None = None) -> None:
+        """Wait for a packet, a kick, the machine's deadline, or ``longest``; not at all if facts are there or ``woken()``.
+
+        Changes nothing that an exception here could leave half done.
+        """
+        deadline = self.client.next_deadline()
+        if deadline is not None:
+            left = max(0, deadline - time.monotonic_ns())
+            longest = left if longest is None else min(left, longest)
+        if self._writing != self.channel.wants_write:
+            self._writing = not self._writing
+            self._poller.modify(self._link_fd, select.POLLIN | (select.POLLOUT if self._writing else 0))
+        self.asleep = True
+        try:
+            if self.facts or self.abandoned or self.handing_over or (woken is not None and woken()):
+                longest = 0
+            ready = self._poller.poll(None if longest is None else -(-longest // 1_000_000))
+        finally:
+            self.asleep = False
+        for fd, events in ready:
+            if fd == self._link_fd:
+                self._link_readable = bool(events & _READABLE)
+            elif fd == self._watched_fd:
+                self._peer_dead = True
+            else:
+                self.kick.silence()
+
+    def turn(self) -> None:
+        """Read one packet if there is one, step the machine with everything that has happened, and perform what it asks."""
+        host = self._host
+        events: list[Event] = []
+        if self._link_readable:
+            self._link_readable = False
+            messages = self.channel.receive()
+            if messages is None:
+                self.ended = True
+            elif self._route is None:
+                events = [(host, message) for message in messages]
+            else:
+                route = self._route
+                events = [(host, message) for message in messages if not route(message)]
+        elif self._peer_dead:
+            self.ended = True
+        self.turned_at = now = time.monotonic_ns()
+        room = self._config.step_events_max
+        abandoned = list(self.abandoned)
+        if len(events) > room:
+            for start in range(0, len(events) - room, room):
+                self._perform(self.client.step(now, events[start : start + room]))
+            events = events[-(len(events) % room or room) :]
+        facts = self.facts
+        taken = min(len(facts), room - len(events))
+        events += [(LOOP, facts.popleft()) for _ in range(taken)]
+        handing_over = self.handing_over
+        while handing_over:
+            handing_over.popleft().release()
+        if abandoned and not facts:
+            events += [(LOOP, RequestAbandoned(request)) for request in abandoned]
+        else:
+            abandoned = []
+        self._perform(self.client.step(now, events))
+        for request in abandoned:
+            self.abandoned.popleft()
+            waiter = self.waiters.take(request)
+            if waiter is not None:
+                facts.extend(waiter.unread())
+        if self._outgoing or self.channel.wants_write:
+            self.channel.queue(self._outgoing)
+            self._outgoing = []
+            self.channel.flush()
+
+    def end(self, reason: str) -> None:
+        """The node is gone: reject all that wait."""
+        self._perform(self.client.close(time.monotonic_ns(), reason))
+
+    def close(self) -> None:
+        """Close the descriptors. Nobody may be in :meth:`sleep` or :meth:`turn`, now or later."""
+        self.asleep = False
+        self.channel.close()
+        del self.kick
+
+    def _perform(self, asked: Sequence[Action]) -> None:
+        outgoing = self._outgoing
+        performers = self._performers
+        for action in asked:
+            if type(action) is act.Send:
+                outgoing.append(action.message)
+            else:
+                performers[type(action)](action)
+
+    def _pause(self, action: act.PauseSubmissions) -> None:
+        self.paused = action.paused
+        while not self.paused and self.resumed:
+            self.resumed.popleft().release()

@@ -1,0 +1,87 @@
+"""What a thread waits on until its request is answered, and the table of those who wait.
+
+A waiter is a raw lock, because that is what Ctrl-C can interrupt and what costs least. Threads put waiters in and take their
+answers out; the loop's thread answers. Every operation on the table is one atomic call, so an interrupt between any two
+leaves it consistent.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Callable
+
+from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion
+from sundog.core.events import GetRequested, PinDropped
+from sundog.core.machine import Action, Fact
+from sundog.core.messages import ExtentGranted, ExtentReturned
+from sundog.core.task import Failure, FailureKind
+
+
+class Waiter:
+    """One request: what was asked, and once it is there, the answer. ``done``, if given, is called with the answer."""
+
+    __slots__ = ("_lock", "answer", "done", "fact")
+
+    def __init__(self, fact: Fact, done: Callable[[Action], None] | None = None) -> None:
+        self.fact = fact
+        self.done = done
+        self.answer: Action | None = None
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float = -1) -> None:
+        """Block until answered, or for ``timeout`` seconds. To be called by one thread, once; Ctrl-C interrupts it."""
+        self._lock.acquire(True, timeout)
+
+    def resolve(self, answer: Action) -> None:
+        """Give the answer; a second one is ignored."""
+        if self.answer is not None:
+            return
+        self.answer = answer
+        if self.done is None:
+            self._lock.release()
+        else:
+            self.done(answer)
+
+    def unread(self) -> list[Fact]:
+        """Return what gives back the grants of an answer that its thread never took, because it was interrupted."""
+        answer = self.answer
+        if type(answer) is ResolveGet and isinstance(self.fact, GetRequested):
+            granted = dict(zip(self.fact.object_ids, answer.values, strict=True))
+            return [PinDropped(object_id) for object_id, value in granted.items() if value.offset >= 0]
+        if type(answer) is ResolveQuestion and type(answer.answer) is ExtentGranted:
+            return [ExtentReturned(answer.answer.offset)]
+        return []
+
+
+class Waiters:
+    """The table: request number -> waiter."""
+
+    __slots__ = ("_by_request",)
+
+    def __init__(self) -> None:
+        self._by_request: dict[int, Waiter] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_request)
+
+    def add(self, request: int, waiter: Waiter) -> None:
+        """Enter a waiter; entering it again changes nothing."""
+        self._by_request[request] = waiter
+
+    def take(self, request: int) -> Waiter | None:
+        """Remove and return the waiter for ``request``, if it is there."""
+        return self._by_request.pop(request, None)
+
+    def resolve(self, request: int, answer: Action) -> None:
+        """Answer ``request``. A thread's waiter stays until the thread takes it; a callback's leaves now."""
+        waiter = self._by_request.get(request)
+        if waiter is not None:
+            if waiter.done is not None:
+                self.take(request)
+            waiter.resolve(answer)
+
+    def reject_all(self, reason: str) -> None:
+        """Fail all that wait: the session is over. Entering and then looking whether it is over misses nothing."""
+        for request in list(self._by_request):
+            self.resolve(request, RejectRequest(request, Failure(FailureKind.SESSION_CLOSED, reason)))

@@ -1,0 +1,393 @@
+"""The loop of a worker: its main thread runs bodies, and in between, or while a body waits, reads the link.
+
+Whoever holds ``_pumping`` (a lock) may read the link, step the client machine and touch the pipeline. The main thread holds it
+outside bodies and while the body on it blocks in ``ask``; during a body it is free, and the helper thread takes it
+
+* to send what is a millisecond old: results of short tasks before a long one, submissions of a long body;
+* to wait on behalf of other threads of the task.
+
+Otherwise the helper sleeps on a lock and costs nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+import threading
+import time
+import traceback
+from _thread import allocate_lock, get_ident, start_new_thread
+from collections.abc import Callable
+from typing import Any
+
+from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.local_processes.progress import FINISHED, STARTED
+from sundog.backends.local_processes.pump import ClientPump
+from sundog.backends.local_processes.waiter import Waiter
+from sundog.backends.local_processes.worker_output import WorkerOutput
+from sundog.backends.local_processes.worker_random import RandomStreams
+from sundog.core import messages as msg
+from sundog.core.actions import RejectRequest
+from sundog.core.config import Config
+from sundog.core.executor import Executor
+from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID
+from sundog.core.machine import Action, Fact
+from sundog.core.task import FailureKind
+from sundog.core.units import MICROSECOND, Nanos
+
+#: What a body's submissions gather to before they are sent: facts, or this much time (protocols: 3).
+SUBMITTED_TOGETHER = 64
+SUBMITTED_FOR: Nanos = 100 * MICROSECOND
+#: Seconds after which the helper sends what nobody else has sent.
+HELP_AFTER = 0.001
+
+#: The exit code of a worker whose state an exception left unknown.
+BROKEN_STATUS = 70
+
+FORKED = "this process was forked from a worker and has no session of its own: call sundog.init() in it"
+#: Runs a task: (spec, its function as delivered, values of its dependencies) -> (results, an error, retryable).
+Body = Callable[[msg.RunTask, Any, "tuple[Any, ...]"], "tuple[tuple[msg.Result, ...], bool, bool]"]
+
+
+class WorkerPort:
+    """``base.Port`` of a worker, and the loop itself: see :meth:`run`."""
+
+    def __init__(
+        self,
+        config: Config,
+        link: socket.socket,
+        worker: ProcessID,
+        arena: Any,
+        tokens_fd: int,
+        progress: memoryview,
+        by_task_seeds: bool,
+    ) -> None:
+        self.config = config
+        self.arena = arena
+        self.closed: str | None = None
+        self._pump = ClientPump(config, link, worker, worker=True, route=self._route, show=self._show, closed=self._on_closed)
+        self.facts = self._pump.facts
+        self._tokens_fd = tokens_fd
+        self._progress = progress
+        self._executor = Executor()
+        #: Functions as they were delivered; the body loads each at its first run.
+        self._functions: dict[FunctionID, msg.FunctionDelivered] = {}
+        self._means: dict[FunctionID, Nanos] = {}
+        self.output = WorkerOutput(self._arm)
+        self._random = RandomStreams(by_task_seeds)
+        self._requests = itertools.count(1)
+        self._stopping = False
+        #: The task that runs or ran last; its execution's names.
+        self._run: msg.RunTask | None = None
+        self._main_ids: IdSequence | None = None
+        self._lanes = itertools.count(1)
+        self._local = threading.local()
+        self._blocked: Nanos = 0
+        self._main = get_ident()
+        self._pumping = allocate_lock()
+        #: The main thread pumps, or wants to: the helper keeps away.
+        self._main_pumps = True
+        #: The thread that is in a turn, or 0.
+        self._stepping = 0
+        self._gate = allocate_lock()
+        self._gate.acquire()
+        self._helper_asleep = False
+        os.register_at_fork(after_in_child=self._forked)
+
+    # -- the loop -------------------------------------------------------------------------------------------------------------
+
+    def run(self, body: Body) -> None:
+        """Run tasks until the node says to stop; leaves the process when the link ends. For the main thread, once."""
+        self._pumping.acquire()
+        start_new_thread(self._help, ())
+        executor = self._executor
+        while True:
+            run = executor.next()
+            if run is not None:
+                self._execute(run, body)
+                continue
+            if self._pump.pending():
+                self._turn()
+            if executor.queue:
+                continue
+            if self._stopping and not self._pump.pending():
+                return
+            self._pump.sleep()
+            self._turn()
+
+    def _execute(self, run: msg.RunTask, body: Body) -> None:
+        """Run one task of the pipeline if it can still be claimed. The main thread holds ``_pumping``."""
+        try:
+            os.eventfd_read(self._tokens_fd)
+        except BlockingIOError:
+            return  # reclaimed (P1)
+        executor = self._executor
+        values = executor.values(run)
+        if values is None:
+            self._progress[STARTED] = self._progress[FINISHED] = run.sequence
+            self.facts.append(executor.skip(run))
+            return
+        function_id = run.spec.function_id
+        mean = self._means.get(function_id)
+        pump = self._pump
+        began = time.monotonic_ns()
+        if self.facts and (
+            mean is None or mean > self.config.flush_before_body or began - pump.turned_at > self.config.flush_after
+        ):
+            self._turn()
+            began = time.monotonic_ns()
+        self._begin(run)
+        self._release()
+        try:
+            results, failed, retryable = body(run, self._functions.get(function_id), values)
+        finally:
+            self._take()
+        self.output.end()
+        took = time.monotonic_ns() - began - self._blocked
+        self._progress[FINISHED] = run.sequence
+        self._means[function_id] = took if mean is None else mean + (took - mean >> self.config.mean_shift)
+        self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, results, took, retryable))
+        if not failed:
+            executor.finished(run, results)
+
+    def _begin(self, run: msg.RunTask) -> None:
+        self._run = run
+        self._main_ids = None
+        self._lanes = itertools.count(1)
+        self._blocked = 0
+        self.output.begin(run.spec.name)
+        if self._random.by_task:
+            self._random.begin(run.spec.task_id)
+        self._progress[STARTED] = run.sequence
+
+    def _route(self, message: Fact) -> bool:
+        """Take what is meant for the pipeline; False for what is the client machine's."""
+        kind = type(message)
+        if kind is msg.RunTasks:
+            self._executor.accept(message)  # type: ignore[arg-type]  # checked by its type, which is final
+        elif isinstance(message, msg.FunctionDelivered):
+            self._functions[message.function_id] = message
+        elif isinstance(message, msg.TasksForgotten):
+            self.facts.append(self._executor.forget(message))
+        elif kind is msg.StopRequested:
+            self._stopping = True
+        else:
+            return False
+        return True
+
+    def _turn(self) -> None:
+        """One turn of the pump. An exception in it (a bug of ours, or a signal handler of the user's that raises) leaves a
+        state that nobody knows: the worker dies, and the node goes on without it."""
+        self._stepping = get_ident()
+        try:
+            self._pump.turn()
+        except BaseException:
+            os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
+            os._exit(BROKEN_STATUS)
+        self._stepping = 0
+        if self._pump.ended:
+            os._exit(0)
+
+    def _take(self) -> None:
+        """Main thread: take the pump, from the helper if need be."""
+        self._main_pumps = True
+        if not self._pumping.acquire(False):
+            self._pump.kick.ring()
+            self._pumping.acquire()
+
+    def _release(self) -> None:
+        """Main thread: a body is about to run, or to go on."""
+        self._pumping.release()
+        self._main_pumps = False
+        if self._helper_needed():
+            self._wake_helper()
+
+    # -- the helper thread ----------------------------------------------------------------------------------------------------
+
+    def _help(self) -> None:
+        gate = self._gate
+        while True:
+            self._helper_asleep = True
+            if not self._helper_needed():
+                gate.acquire()
+            self._helper_asleep = False
+            if not self._pump.waiters:
+                gate.acquire(True, HELP_AFTER)
+            if self._main_pumps:
+                continue
+            self.output.flush()
+            if self._pumping.acquire(True, HELP_AFTER):
+                try:
+                    self._pump_for_others()
+                finally:
+                    self._pumping.release()
+
+    def _pump_for_others(self) -> None:
+        """Send what is there; as long as other threads wait, or the socket is full, and the main thread does not, go on."""
+        pump = self._pump
+        if pump.pending():
+            self._turn()
+        while not self._main_pumps and (pump.waiters or pump.channel.wants_write):
+            pump.sleep(None, self._main_wants)
+            self._turn()
+
+    def _main_wants(self) -> bool:
+        return self._main_pumps
+
+    def _helper_needed(self) -> bool:
+        return not self._main_pumps and bool(self._pump.pending() or self._pump.waiters or self.output.waiting)
+
+    def _wake_helper(self) -> None:
+        try:
+            self._gate.release()
+        except RuntimeError:
+            return  # it is awake, or has been told already
+
+    def _arm(self) -> None:
+        """Something waits to be sent: see that the helper looks in a millisecond, if nobody else has sent it by then."""
+        if self._helper_asleep and not self._main_pumps:
+            self._wake_helper()
+
+    # -- base.Port: any thread ------------------------------------------------------------------------------------------------
+
+    def submitted(self) -> None:
+        """See ``base.Port``."""
+        pump = self._pump
+        if pump.paused:
+            self._wait_for_room()
+        if (
+            len(self.facts) >= SUBMITTED_TOGETHER or time.monotonic_ns() - pump.turned_at > SUBMITTED_FOR
+        ) and self._pumping.acquire(False):
+            try:
+                self._turn()
+            finally:
+                self._pumping.release()
+        else:
+            self.kick()
+
+    def kick(self) -> None:
+        """See ``base.Port``."""
+        if not self._pump.rouse():
+            self._arm()
+
+    def next_request(self) -> int:
+        """See ``base.Port``."""
+        return next(self._requests)
+
+    def ask(self, fact: Any) -> Action:
+        """See ``base.Port``. The main thread pumps until the answer is there; others wait while somebody pumps for them."""
+        self._check_open()
+        if self._stepping == get_ident():
+            raise RuntimeError("a blocking sundog call in a finalizer or a future's callback would wait for itself")
+        pump = self._pump
+        request: int = fact.request
+        waiter = Waiter(fact)
+        try:
+            pump.waiters.add(request, waiter)
+            self.facts.append(fact)
+            if get_ident() == self._main:
+                self._pump_until_answered(waiter)
+            else:
+                self._urge()
+                waiter.wait()
+            pump.waiters.take(request)
+        except BaseException:
+            pump.waiters.add(request, waiter)
+            pump.abandoned.append(request)
+            self.kick()
+            raise
+        answer = waiter.answer
+        assert answer is not None
+        if type(answer) is RejectRequest and answer.failure.kind is FailureKind.SESSION_CLOSED:
+            raise SessionClosedError(answer.failure.message)
+        return answer
+
+    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+        """See ``base.Port``."""
+        self._check_open()
+        self._pump.waiters.add(fact.request, Waiter(fact, done))
+        self.facts.append(fact)
+        self._urge()
+
+    def lane(self) -> IdSequence:
+        """See ``base.Port``. Lane 0 is the task's own thread; others take the next one at their first call in this task."""
+        run = self._run
+        assert run is not None, "a worker names things only from its first task on"
+        if get_ident() == self._main:
+            if self._main_ids is None:
+                self._main_ids = IdSequence(run.spec.task_id, run.start, 0)
+            return self._main_ids
+        local = self._local
+        if getattr(local, "run", None) is not run:
+            local.run = run
+            local.ids = IdSequence(run.spec.task_id, run.start, next(self._lanes))
+        ids: IdSequence = local.ids
+        return ids
+
+    def current_task(self) -> TaskID | None:
+        """See ``base.Port``."""
+        if self._run is None or get_ident() != self._main:
+            return None
+        return self._run.spec.task_id
+
+    def close(self) -> None:
+        """See ``base.Port``. A worker ends with its node."""
+
+    def _pump_until_answered(self, waiter: Waiter) -> None:
+        """Main thread: let others have the CPU while pumping."""
+        since = time.monotonic_ns()
+        self.output.flush()
+        self._take()
+        try:
+            self._turn()
+            while waiter.answer is None:
+                self._pump.sleep()
+                self._turn()
+        finally:
+            self._blocked += time.monotonic_ns() - since
+            self._release()
+
+    def _urge(self) -> None:
+        """Another thread than the main one waits from now on: somebody has to pump, at once."""
+        if not self._pump.rouse() and not self._main_pumps:
+            self._wake_helper()
+
+    def _wait_for_room(self) -> None:
+        pump = self._pump
+        while pump.paused and self.closed is None and self._stepping != get_ident():
+            if get_ident() == self._main:
+                self._take()
+                try:
+                    self._turn()
+                    if pump.paused:
+                        pump.sleep()
+                        self._turn()
+                finally:
+                    self._release()
+            else:
+                resumed = allocate_lock()
+                resumed.acquire()
+                pump.resumed.append(resumed)
+                if pump.paused:
+                    self._urge()
+                    resumed.acquire(True, 0.05)
+
+    def _check_open(self) -> None:
+        if self.closed is not None:
+            raise SessionClosedError(self.closed)
+
+    def _on_closed(self, reason: str) -> None:
+        self.closed = reason
+
+    def _show(self, what: Fact | str) -> None:
+        """Say it on the worker's stderr, which the driver shows."""
+        sys.stderr.write(f"sundog: {getattr(what, 'text', what)}\n")
+
+    def _forked(self) -> None:
+        """In a child that a task forked: the pipeline and the link are the parent's."""
+        self.closed = FORKED
+        self._pump.waiters.reject_all(FORKED)
+        self._pump.asleep = False
+        self._pump.paused = False

@@ -1,0 +1,134 @@
+"""The global scheduler: facts in, actions out."""
+
+from __future__ import annotations
+
+import random
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send
+from sundog.core.config import Config
+from sundog.core.global_scheduler import GlobalScheduler
+from sundog.core.ids import DRIVER, HOST, Address, FunctionID, NodeID, ObjectID, TaskID, address
+from sundog.core.machine import Action, Fact
+from sundog.core.placement import policy
+from sundog.core.resources import ONE_CPU, Shape, shape
+from sundog.core.task import TaskSpec, Value
+from sundog.core.units import SECOND
+
+HERE = address(NodeID(0), HOST)
+ASKER = address(NodeID(0), DRIVER)
+CONFIG = Config(infeasible_grace=SECOND)
+GPU = shape({"CPU": 1, "GPU": 1})
+
+
+def task(number: int, wanted: Shape = ONE_CPU, dependencies: tuple[ObjectID, ...] = ()) -> TaskSpec:
+    return TaskSpec(TaskID(number.to_bytes(16, "big")), FunctionID(bytes(16)), "train", Value(0), dependencies, resources=wanted)
+
+
+def host(node: int) -> Address:
+    return address(NodeID(node), HOST)
+
+
+class Bench:
+    def __init__(self, name: str = "bottom_up", **keywords: object) -> None:
+        self.machine = GlobalScheduler(CONFIG, HERE, policy(name), random.Random(1), **keywords)  # type: ignore[arg-type]
+
+    def step(self, now: int, *facts: Fact, sender: Address = HERE) -> list[Action]:
+        actions = self.machine.step(now, [(sender, fact) for fact in facts])
+        self.machine.check_invariants()
+        deadline = self.machine.next_deadline()
+        assert deadline is None or deadline > now
+        return actions
+
+
+def join(node: int, **amounts: float) -> msg.NodeJoined:
+    return msg.NodeJoined(NodeID(node), shape(amounts))
+
+
+def spilled(spec: TaskSpec) -> msg.TaskSpilled:
+    return msg.TaskSpilled(spec, ASKER)
+
+
+def test_places_and_spreads_a_burst_between_reports() -> None:
+    bench = Bench()
+    bench.step(0, join(0, CPU=1), join(1, CPU=1))
+    actions = bench.step(1, *[spilled(task(number)) for number in range(4)])
+    assert [action.to for action in actions] == [host(0), host(1), host(0), host(1)]
+    assert actions[0] == Send(host(0), msg.TaskAssigned(task(0), ASKER))
+    assert bench.machine.waiting == {}
+
+
+def test_an_infeasible_task_fails_after_the_grace_with_all_that_helps() -> None:
+    bench = Bench()
+    bench.step(0, join(0, CPU=4))
+    assert bench.step(5, spilled(task(1, GPU)), sender=host(3)) == []
+    assert bench.machine.next_deadline() == 5 + SECOND
+    assert bench.step(SECOND) == []
+    (action,) = bench.step(5 + SECOND)
+    assert isinstance(action, Send)
+    assert action.to == host(3)
+    assert action.message == msg.TaskInfeasible(
+        task(1).task_id,
+        "task train needs 1 CPU, 1 GPU; no node has it: the nearest, node 0, has 0 of 1 GPU (all it has: 4 CPU). "
+        "Start a node with more, as by sundog.init(num_gpus=1), or ask for less, as by .options(num_gpus=0).",
+    )
+    assert bench.step(9 * SECOND) == []
+
+
+def test_without_nodes_and_with_custom_resources_the_message_fits() -> None:
+    bench = Bench()
+    (action,) = [*bench.step(0, spilled(task(1))), *bench.step(SECOND)]
+    assert "no node has joined" in str(action)
+    bench.step(2 * SECOND, join(0, CPU=1, disk=2), spilled(task(2, shape({"disk": 3}))))
+    (action,) = bench.step(3 * SECOND)
+    assert "has 2 of 3 disk" in str(action)
+    assert 'resources={"disk": 3}' in str(action)
+
+
+def test_a_node_that_joins_in_time_gets_what_waited_in_order() -> None:
+    bench = Bench()
+    bench.step(0, join(0, CPU=4), spilled(task(1, GPU)), spilled(task(2, GPU)))
+    actions = bench.step(SECOND, join(1, CPU=4, GPU=1))  # in the very turn in which the grace ends
+    assert actions == [Send(host(1), msg.TaskAssigned(task(n, GPU), ASKER)) for n in (1, 2)]
+    assert bench.machine.next_deadline() is None
+
+
+def test_a_lost_node_makes_what_waits_infeasible() -> None:
+    bench = Bench("central")
+    bench.step(0, join(0, CPU=1), join(1, CPU=2))
+    two = shape({"CPU": 2})
+    assert len(bench.step(1, spilled(task(1, two)), spilled(task(2, two)))) == 1
+    assert bench.machine.next_deadline() is None, "the second waits for room, as long as it takes"
+    bench.step(2, msg.NodeLost(NodeID(1)))
+    assert bench.machine.next_deadline() == 2 + SECOND
+    bench.step(3, join(2, CPU=1))
+    (action,) = bench.step(4, join(3, CPU=2))
+    assert isinstance(action, Send)
+    assert action.to == host(3)
+
+
+def test_reports_steer_placement_and_strangers_are_ignored() -> None:
+    bench = Bench()
+    bench.step(0, join(0, CPU=2), join(1, CPU=2))
+    bench.step(1, msg.LoadReported(NodeID(0), shape({}), 9), msg.LoadReported(NodeID(8), shape({"CPU": 99}), 0))
+    (action,) = bench.step(2, spilled(task(1)))
+    assert isinstance(action, Send)
+    assert action.to == host(1)
+
+
+def test_the_bytes_of_arguments_draw_a_task() -> None:
+    class Everything:
+        def bytes_held(self, object_ids: object) -> dict[NodeID, int]:
+            return {NodeID(1): 10**9}
+
+    bench = Bench(holdings=Everything())
+    bench.step(0, join(0, CPU=2), join(1, CPU=2))
+    actions = bench.step(1, spilled(task(1, dependencies=(ObjectID(bytes(20)),))), spilled(task(2)))
+    assert [action.to for action in actions] == [host(1), host(0)]
+
+
+def test_a_task_spilled_twice_is_placed_once() -> None:
+    bench = Bench("central")
+    bench.step(0, spilled(task(1)), spilled(task(1)))
+    bench.step(1, spilled(task(1)))
+    assert len(bench.step(2, join(0, CPU=4))) == 1

@@ -1,0 +1,139 @@
+"""Deadlocks: found when there is one, never claimed when there is not, told so that one can act."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sundog.core.ids import ObjectID, TaskID, return_id
+from sundog.core.resources import ONE_CPU, ResourceSet, Shape, shape
+from sundog.core.stall import BlockedTask, Deadlock, PendingTask, find_deadlock
+
+GPU = shape({"GPU": 1})
+NODE = ResourceSet(shape({"CPU": 2, "GPU": 1}))
+
+
+def task_id(number: int) -> TaskID:
+    return TaskID(number.to_bytes(16, "big"))
+
+
+def result(number: int) -> ObjectID:
+    return return_id(task_id(number), 1)
+
+
+def blocked(number: int, *waits_for: int, holds: Shape = (), count: int | None = None) -> BlockedTask:
+    ids = tuple([result(each) for each in waits_for])
+    return BlockedTask(task_id(number), f"f{number}", number, ids, len(ids) if count is None else count, holds)
+
+
+def pending(number: int, *needs: int, wants: Shape = ONE_CPU) -> PendingTask:
+    return PendingTask(task_id(number), f"f{number}", tuple([result(each) for each in needs]), wants)
+
+
+def judge(tasks: list[BlockedTask], *waiting: PendingTask, workers_max: int | None = None) -> Deadlock | None:
+    stuck = {return_id(task.task_id, 1): task for task in waiting}
+    return find_deadlock(tasks, stuck, NODE, workers_max)
+
+
+def test_nested_tasks_are_no_deadlock() -> None:
+    assert judge([]) is None
+    assert judge([blocked(1, 2), blocked(2, 3), blocked(3, 4)], pending(4)) is None
+    assert judge([blocked(1, 99)]) is None, "what runs, or is put, will come"
+    assert judge([blocked(1, 2, holds=GPU)], pending(2)) is None
+    assert judge([blocked(1, 2)], pending(2, wants=shape({"GPU": 5}))) is None, "it fails as infeasible"
+
+
+def test_a_parent_that_holds_what_its_child_needs() -> None:
+    found = judge([blocked(1, 2), blocked(2, 3, holds=GPU)], pending(3, 4, wants=GPU), pending(4, wants=GPU))
+    assert found is not None
+    assert found.task_id == task_id(2)
+    assert found.message == (
+        "deadlock: f2, holding 1 GPU, waits for f3; f3 has not started, because it needs the result of f4; "
+        "f4 needs 1 GPU of the 1 GPU that there are, and blocked tasks hold them: f2 (1 GPU). A task keeps its GPU "
+        "while it waits: wait for f4 outside such a task, ask for less GPU, or give the node more."
+    )
+
+
+def test_what_a_task_that_can_move_gives_back_counts() -> None:
+    assert judge([blocked(1, 3), blocked(2, 4, holds=GPU)], pending(3, wants=GPU), pending(4)) is None
+
+
+def test_tasks_that_wait_for_each_other() -> None:
+    found = judge([blocked(1, 2), blocked(2, 1)])
+    assert found is not None
+    assert found.task_id == task_id(2)
+    assert "f2 waits for f1; f1 waits for f2; and there the circle closes at f2" in found.message
+    itself = judge([blocked(1, 1)])
+    assert itself is not None
+    through_arguments = judge([blocked(1, 3)], pending(3, 1))
+    assert through_arguments is not None
+    assert "f3 has not started, because it needs the result of f1" in through_arguments.message
+
+
+def test_a_wait_for_one_of_many_needs_only_one() -> None:
+    assert judge([blocked(1, 1, 9, count=1)]) is None
+    found = judge([blocked(1, 1, 9, 1, count=2)])
+    assert found is not None
+    assert "waits for f1 and 1 more" in found.message
+
+
+def test_too_few_workers() -> None:
+    chain = [blocked(1, 2), blocked(2, 3)]
+    assert judge(chain, pending(3), workers_max=3) is None
+    found = judge(chain, pending(3), workers_max=2)
+    assert found is not None
+    assert "f3 has no worker, because all 2 that may exist are blocked" in found.message
+    assert "worker_processes_max" in found.message
+
+
+def test_a_long_chain_is_cut() -> None:
+    ring = [blocked(n, n % 400 + 1) for n in range(1, 401)]
+    found = judge(ring)
+    assert found is not None
+    assert found.task_id == task_id(400)
+    assert "and so on" in found.message
+
+
+def simulate(tasks: list[BlockedTask], waiting: dict[int, PendingTask], room: dict[str, int]) -> bool:
+    """Run to the end in the most naive way; tell whether anything is left blocked."""
+    done: set[bytes] = set()
+    left = {task.task_id: task for task in tasks}
+    held = {task.task_id: dict(task.holds) for task in tasks}
+    todo = dict(waiting)
+    moved = True
+    while moved:
+        moved = False
+        open_ids = {*left, *[p.task_id for p in todo.values()]} - done
+        for task in list(left.values()):
+            if sum(each[:16] not in open_ids for each in task.waits_for) >= task.count:
+                done.add(left.pop(task.task_id).task_id)
+                held.pop(task.task_id)
+                moved = True
+        for number, task in list(todo.items()):
+            free = {k: v - sum(h.get(k, 0) for h in held.values()) for k, v in room.items()}
+            ready = all(need[:16] not in open_ids for need in task.needs)
+            if ready and all(free.get(name, 0) >= amount for name, amount in task.wants):
+                done.add(todo.pop(number).task_id)
+                moved = True
+    return bool(left)
+
+
+SMALL = st.integers(1, 8)
+FEW = st.lists(SMALL, max_size=3, unique=True)
+
+
+@given(
+    st.lists(st.tuples(FEW, st.booleans(), st.booleans()), min_size=1, max_size=5),
+    st.lists(st.tuples(FEW, st.booleans()), max_size=3),
+)
+def test_agrees_with_running_it(parents: list[tuple[list[int], bool, bool]], children: list[tuple[list[int], bool]]) -> None:
+    tasks = [
+        blocked(number, *waits, holds=GPU if gpu else (), count=min(1, len(waits)) if one else None)
+        for number, (waits, gpu, one) in enumerate(parents, 1)
+    ]
+    if sum(bool(task.holds) for task in tasks) > 1:
+        return  # one GPU is held once
+    first = len(tasks) + 1
+    waiting = {n: pending(n, *needs, wants=GPU if gpu else ONE_CPU) for n, (needs, gpu) in enumerate(children, first)}
+    found = judge(tasks, *waiting.values())
+    assert (found is not None) == simulate(tasks, waiting, dict(NODE.capacity))

@@ -354,6 +354,7 @@ class ControlStore:
         if self._tables is None:
             self._tables = HostTables(host)
             self._journal = self._tables.journal
+            self._mirror.adopt(self._tables)  # what was there before the journal
         if now < self._due and not self._journal:
             return
         self._hear()

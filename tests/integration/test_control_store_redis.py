@@ -6,17 +6,23 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 from sundog.backends.control_store import ControlStore, Where, choose
 from sundog.backends.redis_server import ControlStoreError, RedisServer, find_server, sessions_root
-from sundog.core.ids import TaskID
-from sundog.core.journal import Journal, TaskGone
+from sundog.core import messages as msg
+from sundog.core.config import Config
+from sundog.core.host import Host
+from sundog.core.ids import DRIVER, IdSequence, NodeID, TaskID, address, return_id, root_task_id
+from sundog.core.machine import Fact
+from sundog.core.task import TaskSpec, Value
+
+DRIVER_ADDRESS = address(NodeID(0), DRIVER)
+NOTHING = Value(size=1, data=b"N")
 
 try:
     SERVER = find_server()
@@ -26,37 +32,34 @@ except ControlStoreError:
 pytestmark = [pytest.mark.redis, pytest.mark.skipif(not SERVER, reason="no Redis server on this machine")]
 
 
-class Host:
-    """One node, and tasks that a test submits."""
+class Node:
+    """A node's host whose workers never come, so that tasks live until a test cancels them."""
 
     def __init__(self) -> None:
-        self.journal: Journal | None = Journal()
-        self.tasks: dict[bytes, dict[str, Any]] = {}
+        self.host = Host(Config())
+        self._ids = IdSequence(root_task_id(b"test"), 1, 0)
+        function = self._ids.next_function()
+        self._function = function
+        self.step(msg.FunctionExported(function, "square", NOTHING))
 
-    def table(self, name: str) -> Sequence[dict[str, Any]]:
-        return {"nodes": [{"node": 0}], "tasks": list(self.tasks.values())}.get(name, [])
+    def step(self, *facts: Fact) -> None:
+        self.host.step(time.monotonic_ns(), [(DRIVER_ADDRESS, fact) for fact in facts])
 
-    def rows(self, name: str, ids: Sequence[bytes]) -> Sequence[dict[str, Any] | None]:
-        return [self.tasks.get(identity) for identity in ids]
+    def submit(self) -> TaskID:
+        spec = TaskSpec(self._ids.next_task(), self._function, "square", NOTHING)
+        self.step(msg.TaskSubmitted(spec))
+        return spec.task_id
 
-    def submit(self, n: int) -> None:
-        assert self.journal is not None
-        task = TaskID(n.to_bytes(16, "big"))
-        self.tasks[task] = {"task_id": task.hex(), "name": "square"}
-        self.journal.tasks_born.append(task)
-
-    def finish(self, n: int) -> None:
-        assert self.journal is not None
-        task = TaskID(n.to_bytes(16, "big"))
-        del self.tasks[task]
-        self.journal.tasks_gone.append(TaskGone(task, "square", "finished"))
+    def cancel(self, task: TaskID) -> None:
+        self.step(msg.CancelRequested(1, (return_id(task, 1),)))
 
 
 class Session:
     """A control store, its host, and the turns of the loop that would be around them."""
 
     def __init__(self, where: Where, name: str) -> None:
-        self.host = Host()
+        self.node = Node()
+        self.host = self.node.host
         self.warnings: list[str] = []
         self.store = ControlStore(name, where, self.warnings.append)
         self.name = name
@@ -114,13 +117,14 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]
 
 
 def test_tables_appear_follow_and_end(session: Session) -> None:
-    session.host.submit(1)
+    task = session.node.submit()
     with session.client() as client:
-        key = f"sundog:{session.name}:task:{1:032x}"
+        key = f"sundog:{session.name}:task:{task.hex()}"
         session.until(lambda: exists(client, key))
         assert client.hget(key, "name") == "square"
         session.until(lambda: exists(client, f"sundog:{session.name}:node:0"))
-        session.host.finish(1)
+        assert client.hget(key, "state") == "ready"
+        session.node.cancel(task)
         session.until(lambda: not exists(client, key))
         assert client.hget(f"sundog:{session.name}", "tasks_finished") == "1"
     assert session.warnings == []
@@ -130,15 +134,14 @@ def test_private_server_that_dies_is_replaced_and_written_afresh() -> None:
     name = f"test-{os.getpid()}-{os.urandom(4).hex()}"
     session = Session(Where(binary=SERVER), name)
     directory = sessions_root() / name
-    session.host.submit(1)
-    key = f"sundog:{name}:task:{1:032x}"
+    key = f"sundog:{name}:task:{session.node.submit().hex()}"
     try:
         with session.client() as client:
             session.until(lambda: exists(client, key))
             [pid] = servers_in(directory)
             os.kill(pid, signal.SIGKILL)
-            session.host.submit(2)
-            session.until(lambda: exists(client, key) and exists(client, f"sundog:{name}:task:{2:032x}"))
+            second = f"sundog:{name}:task:{session.node.submit().hex()}"
+            session.until(lambda: exists(client, key) and exists(client, second))
         assert len(session.warnings) == 1
         assert "tasks go on" in session.warnings[0]
     finally:

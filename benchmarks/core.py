@@ -1,0 +1,221 @@
+"""The machines alone: submit to sealed result and back, in one process, with no loop around them.
+
+A driver's client machine, a node's host, and two workers' executors and client machines, joined by links. Half of the tasks
+depend on another. References are born and die, results are fetched.
+
+``python -m benchmarks.core`` prints tasks a second; ``--profile`` where the time goes.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from benchmarks.measure import Row, at_least, info, quiet_gc, show
+from sundog.core import events as ev
+from sundog.core import messages as msg
+from sundog.core.actions import Dispatch, ReclaimTasks, ResolveGet, Send, StartWorker
+from sundog.core.client import Client
+from sundog.core.config import Config
+from sundog.core.executor import Executor
+from sundog.core.host import Host
+from sundog.core.ids import DRIVER, HOST, LOOP, Address, IdSequence, NodeID, ProcessID, address, return_ids, root_task_id
+from sundog.core.link import Link
+from sundog.core.machine import Action, Event, Fact
+from sundog.core.task import TaskSpec, Value
+from sundog.core.units import MICROSECOND
+
+NODE = NodeID(0)
+TO_HOST = address(NODE, HOST)
+TO_DRIVER = address(NODE, DRIVER)
+NOTHING = Value(size=8, data=b"\x80\x05N.\0\0\0\0")
+BATCH = 256
+
+
+class Joint:
+    """A pair of links: what is wrapped on one side comes out on the other. With ``codec``, messages really become bytes."""
+
+    def __init__(self, config: Config, codec: bool) -> None:
+        self._sides = [Link(1, config.link_window_max, config.link_acknowledge_after) for _ in range(2)]
+        self._encode = msgspec.msgpack.Encoder().encode if codec else None
+        self._decode = msgspec.msgpack.Decoder(list[msg.Message]).decode
+
+    def carry(self, side: int, facts: Sequence[Fact]) -> Sequence[Fact]:
+        """Carry a batch from ``side`` to the other."""
+        here, there = self._sides[side], self._sides[1 - side]
+        payload = self._encode(facts) if self._encode is not None else b"batch"
+        [frame] = there.accept(here.wrap(payload))
+        acknowledgement = there.acknowledgement_due()
+        if acknowledgement is not None:
+            here.accept(acknowledgement)
+        return self._decode(frame) if self._encode is not None else facts
+
+
+class FakeWorker:
+    """A worker's pipeline and client machine; its bodies take no time."""
+
+    def __init__(self, config: Config, number: ProcessID, joint: Joint) -> None:
+        self.where = address(NODE, number)
+        self.joint = joint
+        self.client = Client(config, self.where, TO_HOST, worker=True)
+        self.executor = Executor()
+        self.tokens = 0
+
+    def run(self, now: int) -> list[Event]:
+        """Run everything in the pipeline; return what the host hears."""
+        executor = self.executor
+        facts: list[Event] = []
+        while self.tokens and (run := executor.next()) is not None:
+            self.tokens -= 1
+            if executor.values(run) is None:
+                facts.append((LOOP, executor.skip(run)))
+                continue
+            results = (msg.Result(NOTHING),)
+            executor.finished(run, results)
+            facts.append((LOOP, msg.TaskFinished(run.spec.task_id, run.attempt, results, 2 * MICROSECOND)))
+        if not facts:
+            return []
+        sent = [action.message for action in self.client.step(now, facts) if isinstance(action, Send)]
+        return [(self.where, fact) for fact in self.joint.carry(1, sent)]
+
+
+class Engine:
+    """Everything joined; ``run`` does one round of work."""
+
+    def __init__(self, codec: bool) -> None:
+        self.config = Config()
+        self.host = Host(self.config)
+        self.client = Client(self.config, TO_DRIVER, TO_HOST, worker=False)
+        self.joint = Joint(self.config, codec)
+        self.codec = codec
+        self.workers: dict[Address, FakeWorker] = {}
+        self.ids = IdSequence(root_task_id(b"benchmark"), 1, 0)
+        self.function = self.ids.next_function()
+        self._requests = 0
+        self.finished: ResolveGet | None = None
+        self._inbox: list[Event] = []
+        self._to_host([(LOOP, msg.FunctionExported(self.function, "nothing", NOTHING))])
+        self._settle()
+
+    def _spec(self, dependency: bytes | None) -> TaskSpec:
+        dependencies = () if dependency is None else (dependency,)
+        return TaskSpec(self.ids.next_task(), self.function, "nothing", NOTHING, dependencies)  # type: ignore[arg-type]
+
+    def run(self, count: int) -> None:
+        """Submit ``count`` tasks, half of them with a dependency, get all results, and let go of them."""
+        returned: list[bytes] = []
+        facts: list[Event] = []
+        previous = None
+        for number in range(count):
+            spec = self._spec(previous if number & 1 else None)
+            [previous] = return_ids(spec.task_id, 1)
+            returned.append(previous)
+            facts.append((LOOP, previous))  # type: ignore[arg-type]
+            facts.append((LOOP, msg.TaskSubmitted(spec)))
+            if len(facts) >= 2 * BATCH:
+                self._to_host(facts)
+                facts = []
+        self._requests += 1
+        self.finished = None
+        facts.append((LOOP, ev.GetRequested(self._requests, tuple(returned))))  # type: ignore[arg-type]
+        self._to_host(facts)
+        self._settle()
+        assert self.finished is not None
+        assert len(self.finished.values) == count
+        self._to_host([(LOOP, ev.ReferenceDropped(object_id)) for object_id in returned])  # type: ignore[arg-type]
+        self._settle()
+
+    def _to_host(self, facts: Sequence[Event]) -> None:
+        """One turn of the driver, one of the node, one of each worker."""
+        self._perform_client(self.client.step(time.monotonic_ns(), facts))
+        self._turn()
+
+    def _perform_client(self, actions: Sequence[Action]) -> None:
+        sent = [action.message for action in actions if type(action) is Send]
+        for action in actions:
+            if type(action) is ResolveGet:
+                self.finished = action
+        if sent:
+            self._inbox += [(TO_DRIVER, fact) for fact in self.joint.carry(0, sent)]
+
+    def _settle(self) -> None:
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        inbox, self._inbox = self._inbox[: self.config.step_events_max], self._inbox[self.config.step_events_max :]
+        actions = self.host.step(time.monotonic_ns(), inbox)
+        to_driver: list[Fact] = []
+        for action in actions:
+            self._perform(action, to_driver)
+        if to_driver:
+            now = time.monotonic_ns()
+            facts = self.joint.carry(1, to_driver)
+            self._perform_client(self.client.step(now, [(TO_HOST, fact) for fact in facts]))
+        for worker in self.workers.values():
+            self._inbox += worker.run(time.monotonic_ns())
+        return bool(self._inbox)
+
+    def _perform(self, action: Action, to_driver: list[Fact]) -> None:
+        kind = type(action)
+        if kind is Dispatch:
+            worker = self.workers[address(NODE, action.worker)]  # type: ignore[attr-defined]
+            worker.tokens += len(action.tasks)  # type: ignore[attr-defined]
+            batch = [msg.RunTasks(action.tasks, action.forget_through)]  # type: ignore[attr-defined]
+            for fact in worker.joint.carry(0, batch):
+                worker.executor.accept(fact)  # type: ignore[arg-type]
+        elif kind is Send:
+            if action.to == TO_DRIVER:  # type: ignore[attr-defined]
+                to_driver.append(action.message)  # type: ignore[attr-defined]
+        elif kind is StartWorker:
+            number = action.worker  # type: ignore[attr-defined]
+            made = FakeWorker(self.config, number, Joint(self.config, self.codec))
+            self.workers[made.where] = made
+            self._inbox.append((LOOP, ev.WorkerStarted(number, 1000 + number)))
+        elif kind is ReclaimTasks:
+            self._inbox.append((LOOP, ev.TasksReclaimed(action.worker, 0)))  # type: ignore[attr-defined]
+
+
+def tasks_per_second(count: int = 10_000, repeats: int = 7, codec: bool = False) -> float:
+    """Return the median of ``repeats`` rounds of ``count`` tasks."""
+    engine = Engine(codec)
+    engine.run(count)
+    times = []
+    for _ in range(repeats):
+        with quiet_gc():
+            started = time.perf_counter()
+            engine.run(count)
+            times.append(time.perf_counter() - started)
+    engine.host.check_invariants()
+    return count / statistics.median(times)
+
+
+def measure() -> list[Row]:
+    """The rows of the table."""
+    return [
+        at_least("core alone: tasks through client, host, link, executor", 200_000, tasks_per_second(), "/s"),
+        info("core alone, every message through msgpack", f"{tasks_per_second(codec=True):,.0f} /s"),
+    ]
+
+
+def profile(count: int = 20_000) -> None:
+    """Print where the time goes."""
+    import cProfile
+    import pstats
+
+    engine = Engine(codec=False)
+    engine.run(count)
+    profiler = cProfile.Profile()
+    profiler.runcall(engine.run, count)
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+
+
+if __name__ == "__main__":
+    if "--profile" in sys.argv:
+        profile()
+    else:
+        show(measure(), "The machines alone")

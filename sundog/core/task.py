@@ -98,6 +98,9 @@ class TaskState(Enum):
     RESUMABLE = "resumable"  # what it waited for is there; it waits for its CPUs
     FINISHED = "finished"  # its returns are sealed, with values or with errors
 
+    #: Enum's own hash is a call of Python code; states are looked up several times a task.
+    __hash__ = object.__hash__
+
 
 #: state -> states that may follow. The diagram in ARCHITECTURE.md is drawn from this table.
 TRANSITIONS: dict[TaskState, tuple[TaskState, ...]] = {

@@ -64,10 +64,10 @@ def _output_text(what: OutputWritten, stream: TextIO) -> str:
 
 
 def _failure_text(what: FailureUnheard) -> str:
-    head = f"sundog: task {what.name} failed and nobody asked for its result ({what.object_id.hex()}):"
+    head = f"sundog: a task failed and nobody asked for its result ({what.object_id.hex()}):"
     failure = what.value.failure
     if failure is not None:
-        return f"{head}\n{failure.message}"
+        return f"{head} {what.name}: {failure.message}"
     from sundog.backends.serialization import describe_error
 
     return f"{head}\n{describe_error(what.value)}"

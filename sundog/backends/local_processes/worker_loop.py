@@ -20,7 +20,7 @@ import time
 import traceback
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from sundog.backends.exceptions import SessionClosedError
 from sundog.backends.local_processes.progress import FINISHED, STARTED
@@ -34,7 +34,7 @@ from sundog.core.config import Config
 from sundog.core.executor import Executor
 from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID
 from sundog.core.machine import Action, Fact
-from sundog.core.task import FailureKind
+from sundog.core.task import FailureKind, Value
 from sundog.core.units import MICROSECOND, Nanos
 
 #: What a body's submissions gather to before they are sent: facts, or this much time (protocols: 3).
@@ -47,8 +47,26 @@ HELP_AFTER = 0.001
 BROKEN_STATUS = 70
 
 FORKED = "this process was forked from a worker and has no session of its own: call sundog.init() in it"
-#: Runs a task: (spec, its function as delivered, values of its dependencies) -> (results, an error, retryable).
-Body = Callable[[msg.RunTask, Any, "tuple[Any, ...]"], "tuple[tuple[msg.Result, ...], bool, bool]"]
+
+
+class Outcome(NamedTuple):
+    """What became of a body. ``results`` holds one error if ``failed``."""
+
+    results: tuple[msg.Result, ...]
+    failed: bool = False
+    #: The exception is one that the task declared retryable.
+    retryable: bool = False
+    #: What must live until the outcome is on its way: the value, whose IDs would be released before their container holds them.
+    kept: Any = None
+    #: How long loading the function took, which is no part of the body's duration.
+    loading: Nanos = 0
+
+
+class Body(Protocol):
+    """Runs tasks: loads function and arguments, calls, packs what comes of it. Lets no exception out."""
+
+    def __call__(self, run: msg.RunTask, function: msg.FunctionDelivered | None, values: tuple[Value, ...], /) -> Outcome:
+        """Run ``run`` with the values of its dependencies; ``function`` is None if it was never delivered."""
 
 
 class WorkerPort:
@@ -141,16 +159,16 @@ class WorkerPort:
         self._begin(run)
         self._release()
         try:
-            results, failed, retryable = body(run, self._functions.get(function_id), values)
+            outcome = body(run, self._functions.get(function_id), values)
         finally:
             self._take()
         self.output.end()
-        took = time.monotonic_ns() - began - self._blocked
+        took = time.monotonic_ns() - began - self._blocked - outcome.loading
         self._progress[FINISHED] = run.sequence
         self._means[function_id] = took if mean is None else mean + (took - mean >> self.config.mean_shift)
-        self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, results, took, retryable))
-        if not failed:
-            executor.finished(run, results)
+        self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
+        if not outcome.failed:
+            executor.finished(run, outcome.results)
 
     def _begin(self, run: msg.RunTask) -> None:
         self._run = run

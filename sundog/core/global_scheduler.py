@@ -60,7 +60,7 @@ class GlobalScheduler:
     ``rng`` is for policies that draw; ``holdings`` may be left out where placement need not know about objects.
     """
 
-    HEARS = (msg.TaskSpilled, msg.LoadReported, msg.NodeJoined, msg.NodeLost)
+    HEARS = (msg.TaskSpilled, msg.TaskWithdrawn, msg.LoadReported, msg.NodeJoined, msg.NodeLost)
 
     def __init__(
         self, config: Config, here: Address, policy: PlacementPolicy, rng: Rng | None, holdings: Holdings | None = None
@@ -81,6 +81,7 @@ class GlobalScheduler:
         self._nodes_changed = False
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.TaskSpilled: self._on_task_spilled,
+            msg.TaskWithdrawn: self._on_task_withdrawn,
             msg.LoadReported: self._on_load_reported,
             msg.NodeJoined: self._on_node_joined,
             msg.NodeLost: self._on_node_lost,
@@ -130,6 +131,10 @@ class GlobalScheduler:
         self._shapes[spec.task_id] = spec.resources
         self._arrived[spec.resources] = None
 
+    def _on_task_withdrawn(self, sender: Address, fact: msg.TaskWithdrawn) -> None:
+        if fact.task_id in self._shapes:
+            self._remove(fact.task_id)
+
     def _on_load_reported(self, sender: Address, fact: msg.LoadReported) -> None:
         known = self.nodes.get(fact.node)
         if known is not None:
@@ -152,7 +157,7 @@ class GlobalScheduler:
 
     def _place(self, shape: Shape, now: Nanos, actions: list[Action]) -> None:
         """Place what waits with ``shape``, oldest first, until one finds no node; see to the deadlines of the rest."""
-        tasks = self.waiting[shape]
+        tasks = self.waiting.get(shape, {})
         for task_id, task in list(tasks.items()):
             spec = task.spec
             holders = _NOBODY_HOLDS

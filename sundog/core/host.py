@@ -64,6 +64,8 @@ class Host:
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
         self._now: Nanos = 0
+        #: The earliest deadline of any machine, as of the end of the last step.
+        self._deadline: Nanos | None = None
 
     def _build_routes(self) -> dict[type, tuple[int, ...]]:
         routes: dict[type, list[int]] = {}
@@ -91,9 +93,11 @@ class Host:
             events, self._first = [*self._first, *events], []
         for event in events:
             self._route(now, event, actions)
-        self._due(now, actions)
+        if self._deadline is not None and now >= self._deadline:
+            self._due(now, actions)
         for _ in range(_ROUNDS_MAX):
             if not self._round(now, actions):
+                self._deadline = self._earliest()
                 return actions
         raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
 
@@ -163,8 +167,9 @@ class Host:
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        if self._first:
-            return self._now
+        return self._now if self._first else self._deadline
+
+    def _earliest(self) -> Nanos | None:
         times = [time for machine in self._machines if (time := machine.next_deadline()) is not None]
         flood_ends = self.output.next_deadline()
         if flood_ends is not None:

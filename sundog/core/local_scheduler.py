@@ -112,9 +112,11 @@ class LocalScheduler:
     def _decide(self, now: Nanos) -> None:
         """Resumes, then what follows in pipelines, then ready tasks, then help for the late, then the size of the pool."""
         actions = self._actions
-        actions += self.blocking.resume(now)
         pipelines = self.pipelines
-        pipelines.follow(now)
+        if self.blocking.resumable:
+            actions += self.blocking.resume(now)
+        if len(self._waiting):
+            pipelines.follow(now)
         short = False
         for shape, queue in self._queues.items():
             short = self._run_ready(shape, queue, now) or short
@@ -268,6 +270,8 @@ class LocalScheduler:
             self._paused = {}
 
     def _fail(self, record: TaskRecord, kind: FailureKind, message: str) -> None:
+        if record.state is _SPILLED:
+            self._actions.append(Send(self._head, msg.TaskWithdrawn(record.spec.task_id)))
         for object_id in record.missing:
             self._waiting.remove(object_id, record)
         self._retire(record, (Result(failed(kind, message)),), self._here)
@@ -348,11 +352,10 @@ class LocalScheduler:
         self._settle(worker)
 
     def _on_tasks_dropped(self, sender: Address, fact: msg.TasksDropped) -> None:
-        for worker in (*self.pool.blocked.values(), *(w for g in self.pool.leased.values() for w in g.values())):
-            if worker.where == sender:
-                worker.forgetting = False
-                self._settle(worker)
-                return
+        worker = self.pool.workers.get(process_of(sender))
+        if worker is not None:
+            worker.forgetting = False
+            self._settle(worker)
 
     def _on_task_waits(self, sender: Address, fact: msg.TaskWaits) -> None:
         """From the object manager, which left out what is ready."""

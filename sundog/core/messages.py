@@ -516,6 +516,12 @@ class TaskWaits(Fact, frozen=True, tag=88):
     count: int
 
 
+class TaskWithdrawn(Fact, frozen=True, tag=89):
+    """N -> H. A task that was spilled and not yet placed is over (cancelled): do not place it."""
+
+    task_id: TaskID
+
+
 #: Everything that may stand in a frame between processes, in tag order.
 Message = (
     TaskSubmitted | ObjectPut | FunctionExported | HoldsTaken | HoldsReleased | PinsReturned | IDsEscaped | ObjectsWanted
@@ -530,5 +536,5 @@ Message = (
     | LocationsAdded | LocationsRemoved | LocationsWanted | LocationsUnwanted | LocationsChanged | ObjectLost
     | LineageRecorded | RecipesRecorded | ObjectUnrecoverable | RecipesReleased
     | TaskDeclared | TaskRetired | ResultsRefused | ObjectsNeeded | ObjectsLocal | PinsTaken | ReturnsUnheld | PinsRevoked
-    | TaskWaits
+    | TaskWaits | TaskWithdrawn
 )  # fmt: skip

@@ -158,7 +158,8 @@ class ObjectManager:
     def _declare(self, spec: TaskSpec, submitter: Address) -> None:
         """From here on the returns exist, held by the submitter, and the arguments are held by the task."""
         for object_id in return_ids(spec.task_id, spec.return_count):
-            self.objects[object_id] = ObjectRecord(name=spec.name)
+            if object_id not in self.objects:
+                self.objects[object_id] = ObjectRecord(name=spec.name)
             self.references.declare(object_id, submitter)
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._tasks[spec.task_id] = spec

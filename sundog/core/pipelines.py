@@ -206,6 +206,9 @@ class Pipelines:
             back.appendleft(record)
             self.revoke_pins(worker, record)
             record.worker = None
+            if record.spec.calls_max:
+                worker.calls[record.spec.function_id] -= 1
+                worker.retiring = False
         if back:
             worker.forgetting = True
             worker.followers.clear()

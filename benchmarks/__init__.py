@@ -1,1 +1,1 @@
-"""What things cost: ``python -m benchmarks.run`` prints the table, ``benchmarks.core`` the machines alone, ``benchmarks.compare`` peers."""
+"""What things cost: ``benchmarks.run`` prints the table, ``core`` the machines alone, ``compare`` puts peers beside it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 import socket
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from sundog.backends.local_processes.arena import SharedArena, create_arena
+from sundog.backends.local_processes.boot import boot_source, write_boot
 from sundog.backends.local_processes.channel import socket_pair
 from sundog.backends.local_processes.process import SESSION_VARIABLE
 from sundog.backends.local_processes.progress import create_progress
@@ -25,12 +25,6 @@ THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
-
-_BOOT = (
-    "import sys, os, json; fd = int(sys.argv[1]); boot = json.loads(os.pread(fd, os.fstat(fd).st_size, 0));"
-    " sys.path[:] = boot['sys_path']; from sundog.backends.local_processes.node_main import main; main(fd, boot)"
-)
-
 
 class Node(NamedTuple):
     """A node that was started. The caller owns all of it, and waits for ``process`` in the end."""
@@ -58,7 +52,7 @@ def launch(
 
     ``seed``: hex digits that workers derive their random streams from, or None. ``record``: a file for the record of the
     host, or None. ``redis``: the fields of ``control_store.Where``, or None. ``session``: the mark, drawn if None.
-    ``extra``: further entries of the boot record, JSON.
+    ``extra``: further entries of the boot record (see ``boot``), plain values.
 
     Raises RuntimeError where sundog cannot run and says what is missing; OSError at a limit of the system.
     """
@@ -78,8 +72,7 @@ def launch(
             "link": link, "arena": arena, "progress": progress,
             "check_invariants": os.environ.get("SUNDOG_CHECK_INVARIANTS") == "1", **(extra or {}),
         }  # fmt: skip
-        boot_fd = _above_standard_fd(_noted(os.memfd_create("sundog-boot", os.MFD_CLOEXEC), opened), opened)
-        os.write(boot_fd, json.dumps(boot).encode())
+        boot_fd = _above_standard_fd(_noted(write_boot(boot), opened), opened)
         process = _start((link, arena, progress, boot_fd), boot_fd, session)
     except BaseException:
         sock.close()
@@ -107,7 +100,7 @@ def node_environment(session: str, environ: Mapping[str, str]) -> dict[str, str]
 def _start(descriptors: tuple[int, ...], boot_fd: int, session: str) -> subprocess.Popen[bytes]:
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     return subprocess.Popen(
-        [sys.executable, *flags, "-c", _BOOT, str(boot_fd)],
+        [sys.executable, *flags, "-c", boot_source("sundog.backends.local_processes.node_main:main"), str(boot_fd)],
         pass_fds=descriptors,
         close_fds=True,
         process_group=0,
@@ -140,7 +133,7 @@ def _sys_path() -> list[str]:
     for entry in sys.path:
         if not entry:
             here = here or os.getcwd()
-        result.append(entry or here)
+        result.append(str(entry or here))
     return result
 
 

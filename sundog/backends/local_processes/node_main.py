@@ -12,8 +12,6 @@ import os
 import select
 import signal
 import socket
-import sys
-import traceback
 from typing import Any, NoReturn
 
 import msgspec
@@ -35,7 +33,7 @@ def main(boot_fd: int, boot: dict[str, Any]) -> NoReturn:
             os._exit(1)  # the driver died first; whatever has its number now is not it
         descriptors = (boot["link"], boot["arena"], boot["progress"], boot_fd)
         for fd in descriptors:
-            os.set_inheritable(fd, False)
+                os.set_inheritable(fd, False)
         process.close_descriptors((*descriptors, driver_fd))
         process.become_subreaper()
         process.set_process_name("sundog:node")
@@ -43,8 +41,10 @@ def main(boot_fd: int, boot: dict[str, Any]) -> NoReturn:
         status = 0
     except BaseException:
         with contextlib.suppress(BaseException):
-            sys.stderr.write("sundog: the node failed, which ends the session\n" + traceback.format_exc())
-            sys.stderr.flush()
+            import traceback  # only when something went wrong
+
+            story = "sundog: the node failed, which ends the session\n" + traceback.format_exc()
+            os.write(2, story.encode("utf-8", "replace"))
     finally:
         os._exit(status)
 
@@ -88,9 +88,8 @@ def _run(boot_fd: int, boot: dict[str, Any], driver_fd: int) -> None:
     poller.add_other(driver_fd, loop.driver_died)
     _watch_children(poller, supervisor)
     hook = _start_control_store(boot, host, loop)
-    gc.collect()
     gc.freeze()
-    gc.disable()  # everything on the hot path is freed by counting; a collection would stop all workers' supply
+    gc.disable()  # as since the boot: everything on the hot path is freed by counting; a collection would stop all workers' supply
     try:
         loop.run()
     finally:

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from sundog.backends.local_processes import process, zygote
+from sundog.backends.local_processes.boot import boot_source
 from sundog.backends.local_processes.channel import Channel, socket_pair
 from sundog.backends.local_processes.output_parser import OutputParser
 from sundog.backends.local_processes.poller import Peer, Poller, close_all, readable
@@ -42,11 +43,6 @@ SAMPLE_EVERY: Nanos = 1 * SECOND
 _ZYGOTE_FAILURES_MAX = 3
 #: How long the zygote has to bury everybody at the end, in milliseconds.
 _STOP_MILLISECONDS = 5000
-
-_ZYGOTE_BOOT = (
-    "import sys, os, json; boot = json.loads(os.pread(int(sys.argv[5]), 1 << 24, 0)); os.close(int(sys.argv[5]));"
-    " sys.path[:] = boot['sys_path']; from sundog.backends.local_processes import zygote; zygote.main(boot)"
-)
 
 
 class WorkerProcess:
@@ -263,7 +259,8 @@ class Supervisor:
         arena_fd, progress_fd, boot_fd = self._inherited
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
         fds = (theirs.fileno(), arena_fd, progress_fd)
-        command = [sys.executable, *flags, "-c", _ZYGOTE_BOOT, *map(str, fds), str(os.getpid()), str(boot_fd)]
+        source = boot_source("sundog.backends.local_processes.zygote:main")
+        command = [sys.executable, *flags, "-c", source, str(boot_fd), *map(str, fds), str(os.getpid())]
         with theirs:
             started = subprocess.Popen(command, pass_fds=(*fds, boot_fd), stdin=subprocess.DEVNULL)
         self._zygote_pid = started.pid

@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import pickle  # noqa: F401 (workers need it; loaded once, here)
 import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
@@ -26,7 +24,6 @@ from typing import Any, NoReturn
 import msgspec
 
 from sundog.backends.local_processes import process
-from sundog.core import client, executor, messages  # noqa: F401 (see above)
 
 #: Descriptors that come with StartProcess: link, tokens, stdout, stderr.
 DESCRIPTORS = 4
@@ -200,9 +197,15 @@ class _Zygote:
             status = leave.code if isinstance(leave.code, int) else 1
         except BaseException:
             with contextlib.suppress(BaseException):
-                os.write(2, traceback.format_exc().encode("utf-8", "replace"))
+                os.write(2, _story().encode("utf-8", "replace"))
         finally:
             os._exit(status)
+
+
+def _story() -> str:
+    import traceback  # only when something went wrong
+
+    return traceback.format_exc()
 
 
 def _worker_main(boot: dict[str, Any]) -> Callable[..., int]:
@@ -237,15 +240,15 @@ def run(control: socket.socket, boot: dict[str, Any], arena_fd: int, progress_fd
         status = 0
     except BaseException:
         with contextlib.suppress(BaseException):
-            sys.stderr.write("sundog: the zygote failed\n" + traceback.format_exc())
-            sys.stderr.flush()
+            os.write(2, ("sundog: the zygote failed\n" + _story()).encode("utf-8", "replace"))
     finally:
         os._exit(status)
 
 
-def main(boot: dict[str, Any]) -> NoReturn:
+def main(boot_fd: int, boot: dict[str, Any]) -> NoReturn:
     """Be a zygote that was started by exec, to replace one that died; ``sys.argv`` names descriptors and the node."""
-    control, arena_fd, progress_fd, node_pid = [int(argument) for argument in sys.argv[1:5]]
+    os.close(boot_fd)
+    control, arena_fd, progress_fd, node_pid = [int(argument) for argument in sys.argv[2:6]]
     for fd in (control, arena_fd, progress_fd):
         os.set_inheritable(fd, False)
     run(socket.socket(fileno=control), boot, arena_fd, progress_fd, node_pid)

@@ -62,7 +62,8 @@ class Session:
             found = [text for text in texts if re.search(pattern, text)]
             if len(found) >= count:
                 return found
-            assert time.monotonic() < limit and not self.ended, f"no {pattern!r} in {self.heard}"
+            assert time.monotonic() < limit, f"no {pattern!r} in {self.heard}"
+            assert not self.ended, f"ended without {pattern!r}: {self.heard}"
             self.pump(0.1)
 
     def printed(self) -> str:

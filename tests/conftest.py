@@ -12,17 +12,21 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
-_COMMON = {"deadline": None, "print_blob": True, "suppress_health_check": (HealthCheck.too_slow,)}
-settings.register_profile("dev", max_examples=50, **_COMMON)
-settings.register_profile("ci", max_examples=200, **_COMMON)
-settings.register_profile("soak", max_examples=5000, **_COMMON)
+for _name, _examples in (("dev", 50), ("ci", 200), ("soak", 5000)):
+    settings.register_profile(
+        _name,
+        max_examples=_examples,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=(HealthCheck.too_slow,),
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
     given = config.getoption("hypothesis_seed", None) or os.environ.get("HYPOTHESIS_SEED")
     seed = int(given) if given else int.from_bytes(os.urandom(4), "big")
-    hypothesis.core.global_force_seed = seed
+    hypothesis.core.global_force_seed = seed  # type: ignore[assignment]
     config.stash[_SEED] = seed
 
 

@@ -53,7 +53,7 @@ def test_places_and_spreads_a_burst_between_reports() -> None:
     bench = Bench()
     bench.step(0, join(0, CPU=1), join(1, CPU=1))
     actions = bench.step(1, *[spilled(task(number)) for number in range(4)])
-    assert [action.to for action in actions] == [host(0), host(1), host(0), host(1)]
+    assert [action.to for action in actions if isinstance(action, Send)] == [host(0), host(1), host(0), host(1)]
     assert actions[0] == Send(host(0), msg.TaskAssigned(task(0), ASKER))
     assert bench.machine.waiting == {}
 
@@ -124,7 +124,7 @@ def test_the_bytes_of_arguments_draw_a_task() -> None:
     bench = Bench(holdings=Everything())
     bench.step(0, join(0, CPU=2), join(1, CPU=2))
     actions = bench.step(1, spilled(task(1, dependencies=(ObjectID(bytes(20)),))), spilled(task(2)))
-    assert [action.to for action in actions] == [host(1), host(0)]
+    assert [action.to for action in actions if isinstance(action, Send)] == [host(1), host(0)]
 
 
 def test_a_task_spilled_twice_is_placed_once() -> None:

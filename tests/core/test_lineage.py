@@ -133,7 +133,7 @@ def test_the_bound_takes_the_oldest_sealed_and_the_loss_names_it() -> None:
 
 
 NUMBERS = st.integers(1, 6)
-MOVES = st.one_of(
+MOVES: st.SearchStrategy[tuple[str, int, list[int]]] = st.one_of(
     st.tuples(st.just("record"), NUMBERS, st.lists(NUMBERS, max_size=2, unique=True)),
     st.tuples(st.sampled_from(["release", "seal", "lose"]), NUMBERS, st.just([])),
 )

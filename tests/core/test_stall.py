@@ -109,10 +109,10 @@ def simulate(tasks: list[BlockedTask], waiting: dict[int, PendingTask], room: di
                 done.add(left.pop(task.task_id).task_id)
                 held.pop(task.task_id)
                 moved = True
-        for number, task in list(todo.items()):
+        for number, child in list(todo.items()):
             free = {k: v - sum(h.get(k, 0) for h in held.values()) for k, v in room.items()}
-            ready = all(need[:16] not in open_ids for need in task.needs)
-            if ready and all(free.get(name, 0) >= amount for name, amount in task.wants):
+            ready = all(need[:16] not in open_ids for need in child.needs)
+            if ready and all(free.get(name, 0) >= amount for name, amount in child.wants):
                 done.add(todo.pop(number).task_id)
                 moved = True
     return bool(left)

@@ -26,6 +26,7 @@ from sundog.core.ids import FunctionID, IdSequence, ObjectID, return_id, root_ta
 from sundog.core.machine import Action, Fact
 from sundog.core.task import FailureKind, TaskSpec, Value
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 BOUND = 10.0
 ROOT = root_task_id(b"test")
 

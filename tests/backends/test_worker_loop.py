@@ -29,6 +29,7 @@ from sundog.core.ids import FunctionID, IdSequence, ObjectID, ProcessID, TaskID,
 from sundog.core.machine import Fact
 from sundog.core.task import TaskSpec, Value
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 BOUND = 10.0
 WORKER = ProcessID(2)
 IDS = IdSequence(root_task_id(b"node"), 1, 0)

@@ -179,12 +179,13 @@ class ClientPump:
                 self._perform(self.client.step(now, events[start : start + room]))
             events = events[-(len(events) % room or room) :]
         facts = self.facts
-        taken = min(len(facts), room - len(events))
+        waiting = len(facts)
+        taken = min(waiting, room - len(events))
         events += [(LOOP, facts.popleft()) for _ in range(taken)]
         handing_over = self.handing_over
         while handing_over:
             handing_over.popleft().release()
-        if abandoned and not facts:
+        if taken == waiting:  # what the interrupted threads had asked before is among the events
             events += [(LOOP, RequestAbandoned(request)) for request in abandoned]
         else:
             abandoned = []

@@ -7,6 +7,7 @@ leaves it consistent.
 
 from __future__ import annotations
 
+import sys
 from _thread import allocate_lock
 from collections.abc import Callable
 
@@ -41,7 +42,10 @@ class Waiter:
         if self.done is None:
             self._lock.release()
         else:
-            self.done(answer)
+            try:
+                self.done(answer)
+            except Exception:  # a callback's failure is its own; the loop goes on
+                sys.excepthook(*sys.exc_info())
 
     def unread(self) -> list[Fact]:
         """Return what gives back the grants of an answer that its thread never took, because it was interrupted."""

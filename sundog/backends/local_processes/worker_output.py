@@ -30,7 +30,8 @@ class MarkedStream(io.BufferedIOBase):
     def __init__(self, fd: int, arm: Callable[[], None]) -> None:
         self._fd = fd
         self._arm = arm
-        self._mark = b""
+        #: The name of the task that runs.
+        self._task = ""
         self._marked = False
         self._parts: list[bytes] = []
         self._lock = threading.Lock()
@@ -74,9 +75,9 @@ class MarkedStream(io.BufferedIOBase):
         """Whether text waits for the end of its line."""
         return bool(self._parts)
 
-    def begin(self, mark: bytes) -> None:
-        """A task begins that is announced by ``mark``."""
-        self._mark = mark
+    def begin(self, task: str) -> None:
+        """A task of this name begins."""
+        self._task = task
 
     def end(self) -> None:
         """The task ends: everything that it printed leaves now."""
@@ -85,7 +86,7 @@ class MarkedStream(io.BufferedIOBase):
                 self._emit()
                 self._write(END_OF_TASK)
                 self._marked = False
-        self._mark = b""
+        self._task = ""
 
     def renew_lock(self) -> None:
         """In a forked child: the thread that held the lock is not here."""
@@ -95,8 +96,8 @@ class MarkedStream(io.BufferedIOBase):
         parts, self._parts = self._parts, []
         if not parts:
             return
-        if self._mark and not self._marked:
-            parts.insert(0, self._mark)
+        if self._task and not self._marked:
+            parts.insert(0, marker(self._task))
             self._marked = True
         self._write(b"".join(parts))
 
@@ -126,9 +127,8 @@ class WorkerOutput:
 
     def begin(self, name: str) -> None:
         """A task begins: what is printed from here on is its output."""
-        mark = marker(name)
         for stream in self._streams:
-            stream.begin(mark)
+            stream.begin(name)
 
     def end(self) -> None:
         """The task is over; its output must have left before its result does."""

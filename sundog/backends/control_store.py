@@ -40,8 +40,9 @@ REFRESH_EVERY: Nanos = 1 * SECOND
 ROWS_MAX = 400
 #: Written rows read again per refresh, in rotation.
 REFRESH_MAX = 400
-#: Finished tasks told one by one per flush; the rest is counted only.
-FINISHED_MAX = 20_000
+#: Tasks that ended told one by one per flush, and failures; the rest is counted only.
+ENDED_MAX = 256
+FAILED_MAX = 1_000
 #: How long ``close`` waits for the last flush, in seconds.
 CLOSE_TIMEOUT = 3.0
 
@@ -95,9 +96,12 @@ class Batch(msgspec.Struct, array_like=True):
     upserts: list[tuple[str, str, dict[str, Any]]] = []
     #: (table, identity) to be deleted.
     deletes: list[tuple[str, str]] = []
-    #: Tasks that ended since the last flush, oldest first, and how many more there were.
-    finished: list[TaskGone] = []
-    finished_omitted: int = 0
+    #: How many tasks ended since the last flush; by name (and state, unless finished) how many and how long they took.
+    ended_count: int = 0
+    ended_by_name: dict[str, tuple[int, Nanos]] = {}
+    #: The first of them, and of those that failed.
+    ended: list[TaskGone] = []
+    failed: list[TaskGone] = []
     tasks_alive: int = 0
     objects_alive: int = 0
     #: Everything written before is void: delete it first.
@@ -226,10 +230,7 @@ class Mirror:
         self._functions: dict[bytes, None] = {}
         #: Rows of the small tables as last written: (table, identity) -> row.
         self._small: dict[tuple[str, str], Row] = {}
-        self._finished: list[TaskGone] = []
-        self._omitted = 0
-        self._deletes: list[tuple[str, str]] = []
-        self._restart = True
+        self._batch = Batch(restart=True)
 
     def record(self, entries: Entries) -> None:
         """Let what was born and gone cancel out; keep what ended for the stream."""
@@ -237,12 +238,24 @@ class Mirror:
         tasks.born(entries.tasks_born)
         objects.born(entries.objects_born)
         self._functions.update(dict.fromkeys(entries.functions_born))
-        self._deletes += [("task", i.hex()) for i in tasks.gone([gone.task_id for gone in entries.tasks_gone])]
-        self._deletes += [("object", i.hex()) for i in objects.gone(entries.objects_gone)]
-        self._finished += entries.tasks_gone
-        if len(self._finished) > FINISHED_MAX:
-            self._omitted += len(self._finished) - FINISHED_MAX
-            del self._finished[FINISHED_MAX:]
+        deletes = self._batch.deletes
+        deletes += [("task", i.hex()) for i in tasks.gone([gone.task_id for gone in entries.tasks_gone])]
+        deletes += [("object", i.hex()) for i in objects.gone(entries.objects_gone)]
+        self._count(entries.tasks_gone)
+
+    def _count(self, ended: list[TaskGone]) -> None:
+        batch = self._batch
+        batch.ended_count += len(ended)
+        batch.ended += ended[: ENDED_MAX - len(batch.ended)]
+        totals = batch.ended_by_name
+        for gone in ended:
+            name = gone.name
+            if gone.state != "finished":
+                name = f"{name} ({gone.state})"
+                if gone.state == "failed" and len(batch.failed) < FAILED_MAX:
+                    batch.failed.append(gone)
+            count, duration = totals.get(name, (0, 0))
+            totals[name] = count + 1, duration + gone.duration
 
     def adopt(self, source: Tables) -> None:
         """Start from the whole tables: what the journal said is no longer enough."""
@@ -258,18 +271,18 @@ class Mirror:
         for delta in self._large.values():
             delta.restart()
         self._small.clear()
-        self._deletes.clear()
-        self._restart = True
+        self._batch.deletes.clear()
+        self._batch.restart = True
 
     def waits(self) -> bool:
         """Tell whether something is not yet in a batch."""
-        return bool(self._finished or self._deletes or self._functions) or any(d.waits() for d in self._large.values())
+        return bool(self._batch.ended_count or self._batch.deletes or self._functions) or any(
+            d.waits() for d in self._large.values()
+        )
 
     def batch(self, source: Tables, refresh: bool) -> Batch:
         """Return what is to be written now; ``refresh`` also reads the small tables and a share of the written rows again."""
-        batch = Batch(restart=self._restart, deletes=self._deletes, finished=self._finished)
-        batch.finished_omitted, self._omitted = self._omitted, 0
-        self._deletes, self._finished, self._restart = [], [], False
+        batch, self._batch = self._batch, Batch()
         for name, delta in self._large.items():
             ids = delta.take_due(ROWS_MAX - len(batch.upserts))
             if refresh:

@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 #: Seconds until a key that nobody renews is gone; and how often this process renews its own.
 TTL = 3600
 RENEW_EVERY = 1200.0
-#: Entries of the stream, and tasks told one by one in each.
+#: Entries of the stream.
 STREAM_MAX = 1000
-STREAM_TASKS_MAX = 256
 ERRORS_MAX = 1000
 #: Commands per round trip where there may be very many (renewal, clearing).
 COMMANDS_MAX = 5000
@@ -103,21 +102,15 @@ class RedisTables:
             self._client.delete(*names[start : start + COMMANDS_MAX])
 
     def _write_finished(self, pipe: Any, batch: Batch) -> None:
-        count = len(batch.finished) + batch.finished_omitted
-        if not count:
+        if not batch.ended_count:
             return
-        self._finished_count += count
-        names: dict[str, list[float]] = {}
-        for gone in batch.finished:
-            total = names.setdefault(f"{gone.name} {gone.state}", [0, 0.0])
-            total[0] += 1
-            total[1] += gone.duration / 1e9
-        shown = batch.finished[:STREAM_TASKS_MAX]
+        self._finished_count += batch.ended_count
+        totals = {name: {"count": n, "seconds": round(spent / 1e9, 6)} for name, (n, spent) in batch.ended_by_name.items()}
         entry = {
-            "count": count,
-            "by_name": json.dumps({name: {"count": n, "seconds": round(s, 6)} for name, (n, s) in names.items()}),
-            "tasks": "\n".join(map(_line, shown)),
-            "omitted": count - len(shown),
+            "count": batch.ended_count,
+            "by_name": json.dumps(totals),
+            "tasks": "\n".join(map(_line, batch.ended)),
+            "omitted": batch.ended_count - len(batch.ended),
         }
         pipe.xadd(f"{self._name}:finished", entry, maxlen=STREAM_MAX, approximate=True)
         pipe.expire(f"{self._name}:finished", TTL)
@@ -125,9 +118,8 @@ class RedisTables:
     def _write_errors(self, pipe: Any, batch: Batch) -> None:
         texts = [
             json.dumps({"task_id": gone.task_id.hex(), "name": gone.name, "state": gone.state, "error": gone.error})
-            for gone in batch.finished
-            if gone.state == "failed"
-        ][-ERRORS_MAX:]
+            for gone in batch.failed
+        ]
         if texts:
             pipe.lpush(f"{self._name}:errors", *texts)
             pipe.ltrim(f"{self._name}:errors", 0, ERRORS_MAX - 1)

@@ -20,7 +20,8 @@ import pytest
 
 from sundog.backends.local_processes.channel import Channel, socket_pair
 from sundog.backends.local_processes.progress import ProgressTable, create_progress
-from sundog.backends.local_processes.worker_loop import Outcome, WorkerPort
+from sundog.backends.local_processes.worker_loop import WorkerPort
+from sundog.backends.task_body import Outcome
 from sundog.core import messages as msg
 from sundog.core.actions import ResolveGet
 from sundog.core.config import Config

@@ -182,6 +182,10 @@ class ClientPump:
         waiting = len(facts)
         taken = min(waiting, room - len(events))
         events += [(LOOP, facts.popleft()) for _ in range(taken)]
+        if self.waiters.callbacks:
+            for _, fact in events:
+                if type(fact) is RequestAbandoned:
+                    self.waiters.take(fact.request)
         handing_over = self.handing_over
         while handing_over:
             handing_over.popleft().release()

@@ -61,10 +61,12 @@ class Waiter:
 class Waiters:
     """The table: request number -> waiter."""
 
-    __slots__ = ("_by_request",)
+    __slots__ = ("_by_request", "callbacks")
 
     def __init__(self) -> None:
         self._by_request: dict[int, Waiter] = {}
+        #: Whether there ever was a waiter with a callback: one that can be abandoned without its thread.
+        self.callbacks = False
 
     def __len__(self) -> int:
         return len(self._by_request)
@@ -72,6 +74,8 @@ class Waiters:
     def add(self, request: int, waiter: Waiter) -> None:
         """Enter a waiter; entering it again changes nothing."""
         self._by_request[request] = waiter
+        if waiter.done is not None:
+            self.callbacks = True
 
     def take(self, request: int) -> Waiter | None:
         """Remove and return the waiter for ``request``, if it is there."""

@@ -20,7 +20,7 @@ import time
 import traceback
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from sundog.backends.exceptions import SessionClosedError
 from sundog.backends.local_processes.progress import FINISHED, STARTED
@@ -28,6 +28,7 @@ from sundog.backends.local_processes.pump import ClientPump
 from sundog.backends.local_processes.waiter import Waiter
 from sundog.backends.local_processes.worker_output import WorkerOutput
 from sundog.backends.local_processes.worker_random import RandomStreams
+from sundog.backends.task_body import Outcome
 from sundog.core import messages as msg
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
@@ -47,19 +48,6 @@ HELP_AFTER = 0.001
 BROKEN_STATUS = 70
 
 FORKED = "this process was forked from a worker and has no session of its own: call sundog.init() in it"
-
-
-class Outcome(NamedTuple):
-    """What became of a body. ``results`` holds one error if ``failed``."""
-
-    results: tuple[msg.Result, ...]
-    failed: bool = False
-    #: The exception is one that the task declared retryable.
-    retryable: bool = False
-    #: What must live until the outcome is on its way: the value, whose IDs would be released before their container holds them.
-    kept: Any = None
-    #: How long loading the function took, which is no part of the body's duration.
-    loading: Nanos = 0
 
 
 class Body(Protocol):

@@ -1,0 +1,87 @@
+"""Every machine hears exactly what it says that it hears, and nothing that is said goes unheard."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from sundog.backends import schema
+from sundog.core import events, messages
+from sundog.core.client import Client
+from sundog.core.config import Config
+from sundog.core.executor import Executor
+from sundog.core.global_scheduler import GlobalScheduler
+from sundog.core.host import Host
+from sundog.core.ids import DRIVER, HOST, NodeID, ProcessID, address
+from sundog.core.lineage import Lineage
+from sundog.core.local_scheduler import LocalScheduler
+from sundog.core.membership import Membership
+from sundog.core.object_directory import ObjectDirectory
+from sundog.core.object_manager import ObjectManager
+from sundog.core.placement import policy
+
+NODE = NodeID(0)
+HERE = address(NODE, HOST)
+TO_DRIVER = address(NODE, DRIVER)
+CONFIG = Config()
+
+MACHINES: list[Any] = [
+    GlobalScheduler(CONFIG, HERE, policy("bottom_up"), random.Random(0)),
+    Lineage(CONFIG, HERE),
+    LocalScheduler(CONFIG, NODE, HERE, HERE, TO_DRIVER, ProcessID(2)),
+    Membership(CONFIG, HERE),
+    ObjectDirectory(CONFIG, HERE),
+    ObjectManager(CONFIG, NODE, HERE, TO_DRIVER),
+]
+#: What a worker's loop itself takes from the node: its pipeline's business, and stopping.
+WORKER_LOOP = {messages.RunTasks, messages.TasksForgotten, messages.FunctionDelivered, messages.StopRequested}
+#: What the host answers itself, for the lack of a machine.
+HOST_ITSELF = {events.OutputRead, messages.TableRequested}
+#: For nodes that move objects between them, which one node does not. The cluster's pulls will hear them.
+NOT_YET = {messages.LocationsChanged, messages.ObjectUnrecoverable, messages.LineageRecorded}
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
+def test_the_handlers_are_what_is_heard(machine: Any) -> None:
+    assert set(machine._handlers) == set(machine.HEARS)
+    assert len(machine.HEARS) == len(set(machine.HEARS)), "heard twice"
+    for handler in machine._handlers.values():
+        assert handler.__self__ is machine
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)
+def test_an_idle_machine_keeps_the_door(machine: Any) -> None:
+    machine.step(1, ())
+    assert machine.step(1, ()) == [], "what was asked for once is not asked for again"
+    deadline = machine.next_deadline()
+    assert deadline is None or deadline > 1
+    machine.check_invariants()
+
+
+def heard() -> set[type]:
+    """Return what anybody hears."""
+    found: set[type] = {*HOST_ITSELF, *WORKER_LOOP}
+    for machine in MACHINES:
+        found |= set(machine.HEARS)
+    for worker in (True, False):
+        found |= set(Client(CONFIG, TO_DRIVER, HERE, worker=worker)._handlers)
+    return found
+
+
+def test_every_fact_is_heard_by_somebody() -> None:
+    unheard = set(schema.facts()) - heard() - NOT_YET
+    assert not unheard, f"nobody hears {', '.join(sorted(kind.__name__ for kind in unheard))}"
+
+
+def test_what_is_not_heard_yet_is_really_not_heard() -> None:
+    assert not NOT_YET & heard(), "it is heard now: take it out of NOT_YET"
+
+
+def test_the_host_routes_to_all_of_its_machines() -> None:
+    host = Host(CONFIG, NODE)
+    for machine in host._machines:
+        for fact in machine.HEARS:
+            assert host._machines.index(machine) in host._routes[fact]
+    assert Executor().next() is None

@@ -42,8 +42,8 @@ class Channel:
     ``epoch`` numbers the connections between the same two processes; both ends give the same.
     """
 
-    __slots__ = ("_blocked", "_broken", "_link", "_packets", "_pieces", "_queue", "_receive_bytes", "_sock", "_split_at",
-                 "outbox_bytes")  # fmt: skip
+    __slots__ = ("_blocked", "_broken", "_link", "_packets", "_pieces", "_queue", "_read", "_receive_bytes", "_sock", "_split_at",
+                 "_write", "append", "outbox_bytes")  # fmt: skip
 
     def __init__(self, sock: socket.socket, config: Config, epoch: int = 1) -> None:
         sock.setblocking(False)
@@ -52,11 +52,15 @@ class Channel:
                 if sock.getsockopt(socket.SOL_SOCKET, option) < SOCKET_BUFFER_BYTES:
                     sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         self._sock = sock
+        self._read = sock.recv
+        self._write = sock.send
         self._link = Link(epoch, config.link_window_max, config.link_acknowledge_after)
         self._split_at = config.packet_bytes_max - HEADER_BYTES
         self._receive_bytes = config.packet_bytes_max
-        #: Messages not yet encoded.
+        #: Messages not yet encoded. Always the same list.
         self._queue: list[Fact] = []
+        #: ``append(message)``: append one message to the outbox; it travels with the next :meth:`flush`.
+        self.append = self._queue.append
         #: Encoded and cut, not yet numbered, because the link's window is full.
         self._pieces: deque[tuple[bytes, bool]] = deque()
         #: Numbered, not yet taken by the socket.
@@ -79,34 +83,45 @@ class Channel:
         """Append ``messages`` to the outbox; they travel with the next :meth:`flush`."""
         self._queue.extend(messages)
 
-    def append(self, message: Fact) -> None:
-        """Append one message to the outbox."""
-        self._queue.append(message)
-
     def flush(self) -> bool:
         """Encode what is queued and send what the socket takes; return True when nothing is left.
 
         To a peer that is gone everything is sent: it vanishes, and :meth:`receive` will say that the peer is gone.
         """
         queue = self._queue
-        if queue:
-            self._queue = []
-            if len(queue) <= FRAME_MESSAGES_MAX:
-                self._cut(_encode(queue))
-            else:
-                for start in range(0, len(queue), FRAME_MESSAGES_MAX):
-                    self._cut(_encode(queue[start : start + FRAME_MESSAGES_MAX]))
-        self._number()
-        return self._send()
+        if self.outbox_bytes or self._broken or len(queue) > FRAME_MESSAGES_MAX:
+            return self._flush_slowly()
+        if not queue:
+            return True
+        frame = _encode(queue)
+        if len(frame) > self._split_at or not self._link.room():
+            return self._flush_slowly()
+        queue.clear()
+        packet = self._link.wrap(frame)
+        try:
+            self._write(packet)
+        except OSError:
+            self._packets.append(packet)
+            self.outbox_bytes = len(packet)
+            return self._send()
+        return True
 
     def receive(self) -> list[Fact] | None:
         """Read one packet. Return the messages that it completes, [] if none or nothing was there, None at the end.
 
         Raises ProtocolViolation for what is no frame of this protocol.
         """
-        packet = self._read()
+        try:
+            packet = self._read(self._receive_bytes)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            late = self._read_after(error)
+            if late is None:
+                return []
+            packet = late
         if not packet:
-            return None if packet is not None else []
+            return None
         link = self._link
         frames = link.accept(packet)
         acknowledgement = link.acknowledgement_due()
@@ -117,12 +132,15 @@ class Channel:
         if self._pieces:
             self._number()
             self._send()
-        if len(frames) == 1:
-            return self._messages(frames[0])
-        messages: list[Fact] = []
-        for frame in frames:
-            messages += self._messages(frame)
-        return messages
+        try:
+            if len(frames) == 1:
+                return _decode(frames[0])  # type: ignore[return-value]  # every message is a Fact; list is invariant
+            messages: list[Fact] = []
+            for frame in frames:
+                messages += _decode(frame)
+            return messages
+        except msgspec.DecodeError as error:
+            raise ProtocolViolation(f"a frame is no list of messages: {error}") from error
 
     def close(self) -> None:
         """Close the socket. Idempotent; what was not sent is lost."""
@@ -130,26 +148,24 @@ class Channel:
         self._drop_outbox()
         self._sock.close()
 
-    def _messages(self, frame: bytes) -> list[Fact]:
-        try:
-            return _decode(frame)  # type: ignore[return-value]  # every message is a Fact; list is invariant
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise ProtocolViolation(f"a frame of {len(frame)} bytes is no list of messages: {error}") from error
+    def _flush_slowly(self) -> bool:
+        """What :meth:`flush` does where it takes more than one packet, or one cannot go yet."""
+        queue = self._queue
+        for start in range(0, len(queue), FRAME_MESSAGES_MAX):
+            self._cut(_encode(queue[start : start + FRAME_MESSAGES_MAX]))
+        queue.clear()
+        self._number()
+        return self._send()
 
-    def _read(self) -> bytes | None:
-        """Return one packet, b"" at the end, None if nothing is there."""
+    def _read_after(self, error: OSError) -> bytes | None:
+        """Read once more after ``error``: return a packet, b"" at the end, None if nothing is there."""
+        if not isinstance(error, ConnectionResetError):
+            return b""
+        # The peer closed with unread packets. Linux says so once, *before* it hands over what the peer had sent.
         try:
-            return self._sock.recv(self._receive_bytes)
+            return self._read(self._receive_bytes)
         except BlockingIOError:
             return None
-        except ConnectionResetError:
-            # The peer closed with unread packets. Linux says so once, *before* it hands over what the peer had sent.
-            try:
-                return self._sock.recv(self._receive_bytes)
-            except BlockingIOError:
-                return None
-            except OSError:
-                return b""
         except OSError:
             return b""
 
@@ -179,7 +195,7 @@ class Channel:
             return True
         try:
             while packets:
-                self._sock.send(packets[0])
+                self._write(packets[0])
                 self.outbox_bytes -= len(packets.popleft())
         except BlockingIOError:
             self._blocked = True

@@ -16,7 +16,7 @@ import msgspec
 from sundog.backends.local_processes.arena import SharedArena, create_arena
 from sundog.backends.local_processes.boot import boot_source, write_boot
 from sundog.backends.local_processes.channel import socket_pair
-from sundog.backends.local_processes.process import SESSION_VARIABLE
+from sundog.backends.local_processes.process import SESSION_VARIABLE, descriptor_limits
 from sundog.backends.local_processes.progress import create_progress
 from sundog.core.config import Config
 
@@ -69,7 +69,7 @@ def launch(
             "config": msgspec.to_builtins(config), "session": session, "seed": seed, "record": record,
             "redis": dict(redis) if redis else None, "driver_pid": os.getpid(), "sys_path": _sys_path(),
             "argv": list(getattr(sys, "argv", ())), "main_file": getattr(sys.modules.get("__main__"), "__file__", None),
-            "link": link, "arena": arena, "progress": progress,
+            "descriptor_limits": descriptor_limits(), "link": link, "arena": arena, "progress": progress,
             "check_invariants": os.environ.get("SUNDOG_CHECK_INVARIANTS") == "1", **(extra or {}),
         }  # fmt: skip
         boot_fd = _above_standard_fd(_noted(write_boot(boot), opened), opened)

@@ -35,6 +35,8 @@ def main(boot_fd: int, boot: dict[str, Any]) -> NoReturn:
         for fd in descriptors:
                 os.set_inheritable(fd, False)
         process.close_descriptors((*descriptors, driver_fd))
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the thread that called init had blocked
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business
         process.become_subreaper()
         process.set_process_name("sundog:node")
         _run(boot_fd, boot, driver_fd)
@@ -63,8 +65,7 @@ def _fork_zygote(boot: dict[str, Any]) -> tuple[int, socket.socket]:
 
 def _run(boot_fd: int, boot: dict[str, Any], driver_fd: int) -> None:
     zygote_pid, control = _fork_zygote(boot)
-    limits = process.raise_descriptor_limit()
-    del limits  # the zygote took its own note of what workers are to have
+    process.raise_descriptor_limit()
 
     from sundog.backends.local_processes.arena import SharedArena  # after the fork
     from sundog.backends.local_processes.poller import Peer, Poller

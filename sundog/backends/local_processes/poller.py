@@ -15,6 +15,8 @@ from sundog.core.ids import Address
 _READY_MAX = 256
 READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 WRITABLE = select.EPOLLOUT
+#: What a link is watched for when its outbox is empty.
+IDLE = select.EPOLLIN
 
 
 class Peer:
@@ -42,19 +44,21 @@ class Poller:
     def __init__(self, config: Config) -> None:
         self._epoll = select.epoll()
         self._outbox_max = config.outbox_bytes_max
-        self._pipes_paused = False
+        #: Whether what workers print is left in their pipes.
+        self.pipes_paused = False
         self._links: dict[int, Peer] = {}
         #: Those whose links are watched, by address.
         self.peers: dict[Address, Peer] = {}
         self._pipes: dict[int, Callable[[], object]] = {}
         self._others: dict[int, Callable[[], None]] = {}
-        self._later: list[int] = []
+        #: Sources, neither links nor pipes, that the last :meth:`wait` found ready.
+        self.later: list[int] = []
 
     def wait(self, timeout: float) -> list[tuple[Peer, int]]:
         """Wait up to ``timeout`` seconds (-1: for ever), read the pipes that are ready, and return the links that are.
 
         Pipes come first, so that what a worker printed is known before what it sent afterwards. Call :meth:`read_others`
-        once the links are read.
+        once the links are read, if anything is ``later``.
         """
         ready = self._epoll.poll(timeout, _READY_MAX)
         links = self._links
@@ -71,12 +75,12 @@ class Poller:
             elif fd in self._pipes:
                 self._pipes[fd]()
             elif fd in self._others:
-                self._later.append(fd)
+                self.later.append(fd)
         return found
 
     def read_others(self) -> None:
-        """Call back for the sources, neither links nor pipes, that the last :meth:`wait` found ready."""
-        later, self._later = self._later, []
+        """Call back for the sources in ``later``."""
+        later, self.later = self.later, []
         for fd in later:
             callback = self._others.get(fd)
             if callback is not None:
@@ -108,7 +112,7 @@ class Poller:
     def add_pipe(self, fd: int, callback: Callable[[], object]) -> None:
         """Watch the reading end of a pipe."""
         self._pipes[fd] = callback
-        self._epoll.register(fd, 0 if self._pipes_paused else select.EPOLLIN)
+        self._epoll.register(fd, 0 if self.pipes_paused else select.EPOLLIN)
 
     def remove_pipe(self, fd: int) -> None:
         """Stop watching a pipe, before it is closed."""
@@ -118,8 +122,8 @@ class Poller:
 
     def pause_pipes(self, paused: bool) -> None:
         """While ``paused``, leave what workers print in their pipes: who reads it in the end is too far behind."""
-        if paused != self._pipes_paused:
-            self._pipes_paused = paused
+        if paused != self.pipes_paused:
+            self.pipes_paused = paused
             for fd in self._pipes:
                 self._epoll.modify(fd, 0 if paused else select.EPOLLIN)
 

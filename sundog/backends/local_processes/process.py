@@ -112,8 +112,15 @@ def close_descriptors(keep: Iterable[int]) -> None:
                 os.close(fd)
 
 
-def raise_descriptor_limit() -> tuple[int, int]:
-    """Let this process open as many descriptors as it may; return the limits there were."""
+def descriptor_limits() -> tuple[int, int]:
+    """Return how many descriptors this process may open, and up to what it may raise that."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many descriptors as it may: a node needs four a worker."""
     import resource  # only the node and the zygote
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -121,7 +128,6 @@ def raise_descriptor_limit() -> tuple[int, int]:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return soft, hard
 
 
 def set_descriptor_limit(limits: tuple[int, int]) -> None:

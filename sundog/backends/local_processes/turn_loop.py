@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from sundog.backends.effects import HOST_ACTIONS, effect_table, performs
 from sundog.backends.local_processes.arena import SharedArena
-from sundog.backends.local_processes.poller import READABLE, WRITABLE, Peer, Poller
+from sundog.backends.local_processes.poller import IDLE, READABLE, WRITABLE, Peer, Poller
 from sundog.backends.local_processes.supervisor import Supervisor
 from sundog.core.actions import Dispatch, KillWorker, ReclaimTasks, ReleasePages, Send, StartWorker, StopHost
 from sundog.core.config import Config
@@ -27,6 +27,7 @@ from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import RunTasks, WarningRaised
 from sundog.core.units import SECOND, Nanos
 
+_clock = time.monotonic_ns
 #: How long the last messages may take to leave when a session ends.
 _LAST_FLUSH_NANOS = 5 * SECOND
 
@@ -55,8 +56,10 @@ class TurnLoop:
     """See the module. ``host`` decides; ``tables`` is the host itself, given to ``hook`` where there is one."""
 
     def __init__(self, host: SteppedHost, config: Config, poller: Poller, driver: Peer, arena: SharedArena) -> None:
-        self._host = host
+        self._host_step = host.step
+        self._next_deadline = host.next_deadline
         self._config = config
+        self._events_max = config.step_events_max
         self._poller = poller
         self._driver = driver
         self._arena = arena
@@ -104,7 +107,7 @@ class TurnLoop:
         """Return how long the next wait may last, in seconds; -1 for ever."""
         if self._events or self._touched:
             return 0
-        due = self._host.next_deadline()
+        due = self._next_deadline()
         sample = self.supervisor.sample_due
         if sample is not None and (due is None or sample < due):
             due = sample
@@ -114,17 +117,20 @@ class TurnLoop:
                 due = wanted
         if due is None:
             return -1
-        return max(0, due - time.monotonic_ns()) / 1e9
+        left = due - _clock()
+        return left / 1e9 if left > 0 else 0
 
     def _turn(self, timeout: float) -> None:
-        ready = self._poller.wait(timeout)
-        if len(self._events) < self._config.step_events_max:
+        poller = self._poller
+        ready = poller.wait(timeout)
+        if len(self._events) < self._events_max:
             for peer, mask in ready:
                 if mask & WRITABLE:
                     self._touch(peer)
                 if mask & READABLE:
                     self._read(peer)
-        self._poller.read_others()
+        if poller.later:
+            poller.read_others()
         self._step()
         supervisor = self.supervisor
         if supervisor.sample_due is not None:
@@ -149,37 +155,37 @@ class TurnLoop:
                 self.supervisor.link_ended(peer)
             return
         sender = peer.address
-        if len(messages) == 1:
-            self._events.append((sender, messages[0]))
-        else:
-            self._events += [(sender, message) for message in messages]
+        events = self._events
+        for message in messages:
+            events.append((sender, message))
         if peer.channel.wants_write:  # an acknowledgement did not fit
             self._touch(peer)
 
     def _step(self) -> None:
         events = self._events
-        limit = self._config.step_events_max
+        limit = self._events_max
         if len(events) <= limit:
             self._events = []
         else:
             self._events = events[limit:]
-            events = events[:limit]
-        self._now = now = time.monotonic_ns()
+            del events[limit:]
+        self._now = now = _clock()
         effects = self._effects
-        for action in self._host.step(now, events):
+        for action in self._host_step(now, events):
             effects[type(action)](action)
         if self.after_step is not None:
             self.after_step()
         touched = self._touched
         if touched:
             self._touched = []
+            poller = self._poller
             for peer in touched:
                 peer.touched = False
-                if peer.open:
-                    peer.channel.flush()
-                    self._poller.flushed(peer)
-            driver = self._driver
-            self._poller.pause_pipes(driver.channel.outbox_bytes > self._config.outbox_bytes_max)
+                if peer.open and not (peer.channel.flush() and peer.mask == IDLE):
+                    poller.flushed(peer)
+            congested = self._driver.channel.outbox_bytes > self._config.outbox_bytes_max
+            if congested is not poller.pipes_paused:
+                poller.pause_pipes(congested)
 
     def _touch(self, peer: Peer) -> None:
         if not peer.touched:
@@ -189,11 +195,11 @@ class TurnLoop:
     def _flush_last(self) -> None:
         """Let the driver have its last messages, as long as it takes them."""
         channel = self._driver.channel
-        limit = time.monotonic_ns() + _LAST_FLUSH_NANOS
+        limit = _clock() + _LAST_FLUSH_NANOS
         poll = select.poll()
         poll.register(channel.fileno(), select.POLLIN | select.POLLOUT)
         with contextlib.suppress(ProtocolViolation):
-            while self._driver.open and not channel.flush() and time.monotonic_ns() < limit:
+            while self._driver.open and not channel.flush() and _clock() < limit:
                 for _, mask in poll.poll(100):
                     # Read on: an acknowledgement may be what opens the window.
                     if mask & (select.POLLIN | select.POLLHUP) and channel.receive() is None:

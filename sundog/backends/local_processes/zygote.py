@@ -80,7 +80,7 @@ class _Zygote:
         self.arena_fd = arena_fd
         self.progress_fd = progress_fd
         self.pid = os.getpid()
-        self.limits = process.raise_descriptor_limit()
+        process.raise_descriptor_limit()
         self.stopping = False
         #: worker -> pid, pidfd -> (worker, pid), of those not reaped.
         self.pids: dict[int, int] = {}
@@ -188,7 +188,7 @@ class _Zygote:
             os.dup2(err, 2)
             process.close_descriptors((link, tokens, self.arena_fd, self.progress_fd))
             self.control.detach()
-            process.set_descriptor_limit(self.limits)
+            process.set_descriptor_limit(self.boot["descriptor_limits"])
             process.set_process_name("sundog:worker")
             gc.enable()
             main = _worker_main(self.boot)

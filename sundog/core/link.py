@@ -44,8 +44,7 @@ class Link:
     """
 
     __slots__ = (
-        "_ack_after", "_acknowledged", "_held", "_owed", "_owed_bytes", "_pieces", "_pieces_bytes", "_window",
-        "_window_max", "epoch", "received",
+        "_due_per_packet", "_held", "_owed", "_pieces", "_pieces_bytes", "_window", "_window_max", "epoch", "received",
     )  # fmt: skip
 
     def __init__(self, epoch: int, window_max: int, acknowledge_after: int) -> None:
@@ -54,16 +53,16 @@ class Link:
         #: Every packet up to this sequence has been received.
         self.received = 0
         self._window_max = window_max
-        self._ack_after = min(acknowledge_after, window_max)
-        self._acknowledged = 0
+        #: What a packet counts for besides its bytes towards ACKNOWLEDGE_BYTES.
+        self._due_per_packet = -(-ACKNOWLEDGE_BYTES // max(1, min(acknowledge_after, window_max)))
         #: (sequence, packet) of what is not acknowledged, preceded by the last one that is, which carries the count on.
         self._window: deque[tuple[int, bytes]] = deque(((0, b""),))
         #: Packets that came early, by sequence.
         self._held: dict[int, bytes] = {}
         self._pieces: list[bytes] = []
         self._pieces_bytes = 0
+        #: What came in since an acknowledgement left.
         self._owed = 0
-        self._owed_bytes = 0
 
     # -- sending
 
@@ -86,30 +85,30 @@ class Link:
             raise InvariantViolation(f"wrap without room: {len(window) - 1} packets unacknowledged, {self!r}")
         sequence = window[-1][0] + 1
         self._owed = 0
-        self._owed_bytes = 0
         packet = _pack(self.epoch, sequence, self.received, MORE if more else 0) + payload
         window.append((sequence, packet))
         return packet
 
     def packets_after(self, sequence: int) -> list[bytes]:
         """Return what was wrapped after ``sequence`` and is not acknowledged, in order, with the current epoch."""
+        window = list(self._window)
+        acknowledged = window[0][0]
         found = []
-        for number, packet in list(self._window):
-            if number > sequence and number > self._acknowledged:
+        for number, packet in window:
+            if number > sequence and number > acknowledged:
                 flags = packet[HEADER_BYTES - 1]
                 found.append(_pack(self.epoch, number, self.received, flags) + packet[HEADER_BYTES:])
         return found
 
     def unacknowledged(self) -> list[bytes]:
         """Return the packets to send again after a :meth:`reconnect`."""
-        return self.packets_after(self._acknowledged)
+        return self.packets_after(0)
 
     def acknowledgement_due(self) -> bytes | None:
         """Return a packet that only acknowledges if much came in and nothing went out, else None. Send it as it is."""
-        if self._owed < self._ack_after and self._owed_bytes < ACKNOWLEDGE_BYTES:
+        if self._owed < ACKNOWLEDGE_BYTES:
             return None
         self._owed = 0
-        self._owed_bytes = 0
         return _pack(self.epoch, 0, self.received, ACK_ONLY)
 
     # -- receiving
@@ -119,21 +118,21 @@ class Link:
 
         Raises ProtocolViolation for what no peer of ours sends; drop the connection then.
         """
-        if len(packet) < HEADER_BYTES:
-            raise ProtocolViolation(f"a packet of {len(packet)} bytes is shorter than its header of {HEADER_BYTES}")
+        size = len(packet)
+        if size < HEADER_BYTES:
+            raise ProtocolViolation(f"a packet of {size} bytes is shorter than its header of {HEADER_BYTES}")
         epoch, sequence, acknowledged, flags = _unpack(packet)
         if epoch != self.epoch:
             if epoch < self.epoch:
                 return []  # of a connection that was cut; what it carried is sent again
             raise ProtocolViolation(f"a packet of epoch {epoch} in epoch {self.epoch}")
-        if acknowledged > self._acknowledged:
+        if acknowledged > self._window[0][0]:
             self._trim(acknowledged)
-        if flags & ~MORE:
-            if flags != ACK_ONLY or len(packet) != HEADER_BYTES:
-                raise ProtocolViolation(f"a packet with flags {flags} and {len(packet)} bytes")
+        if flags > MORE:
+            if flags != ACK_ONLY or size != HEADER_BYTES:
+                raise ProtocolViolation(f"a packet with flags {flags} and {size} bytes")
             return []
-        self._owed += 1
-        self._owed_bytes += len(packet)
+        self._owed += self._due_per_packet + size
         ahead = sequence - self.received
         if ahead == 1:
             self.received = sequence
@@ -155,16 +154,16 @@ class Link:
         """
         if epoch <= self.epoch:
             raise ProtocolViolation(f"epoch {epoch} cannot follow epoch {self.epoch}")
-        if received < self._acknowledged:
-            raise ProtocolViolation(f"the peer has {received} packets but acknowledged {self._acknowledged}")
+        if received < self._window[0][0]:
+            raise ProtocolViolation(f"the peer has {received} packets but acknowledged {self._window[0][0]}")
         self._trim(received)
         self.epoch = epoch
 
     def check_invariants(self) -> None:
         """Raise InvariantViolation if the state is impossible."""
         numbers = [number for number, _ in self._window]
-        if numbers != list(range(self._acknowledged, self._acknowledged + len(numbers))):
-            raise InvariantViolation(f"window {numbers} does not start at {self._acknowledged} without a gap")
+        if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise InvariantViolation(f"window {numbers} has a gap")
         if any(not 1 < early - self.received <= self._window_max for early in self._held):
             raise InvariantViolation(f"holds {sorted(self._held)} with {self.received} received")
 
@@ -174,18 +173,15 @@ class Link:
             raise ProtocolViolation(f"packet {acknowledged} acknowledged, {window[-1][0]} sent")
         while window[0][0] < acknowledged:
             window.popleft()
-        self._acknowledged = acknowledged
-        if len(window) == 1 and len(window[0][1]) > _SMALL_BYTES:
-            self._forget_last()
+        if len(window[0][1]) > _SMALL_BYTES:
+            self._forget_bytes()
 
-    def _forget_last(self) -> None:
+    def _forget_bytes(self) -> None:
         """Let go of the last acknowledged packet's bytes; only its number is needed."""
-        number = self._acknowledged
         window = self._window
-        # The new number goes in front before the old one leaves, so a thread in wrap() always finds the last one.
-        window.appendleft((number, b""))
-        if window[1][0] == number:
-            del window[1]
+        # The new entry goes in front before the old one leaves, so a thread in wrap() always finds a last one.
+        window.appendleft((window[0][0], b""))
+        del window[1]
 
     def _append(self, packet: bytes, frames: list[bytes]) -> None:
         piece = packet[HEADER_BYTES:]
@@ -211,5 +207,5 @@ class Link:
         return frames
 
     def __repr__(self) -> str:
-        progress = f"sent {self.sent}, acknowledged {self._acknowledged}, received {self.received}"
+        progress = f"sent {self.sent}, acknowledged {self._window[0][0]}, received {self.received}"
         return f"Link(epoch {self.epoch}, {progress})"

@@ -41,6 +41,8 @@ SUBMITTED_BYTES_TOGETHER = 32 << 10
 SUBMITTED_FOR: Nanos = 100 * MICROSECOND
 #: Nothing was handed over for this long: the next submission is handed over at once, whatever the thread does then.
 PAUSE: Nanos = 1 * MILLISECOND
+#: After a turn in which anything happened the client thread looks again after this long, although nobody rings.
+ALERT: Nanos = 1 * MILLISECOND
 #: A submitting thread waits at most this many seconds for the client thread to take what it appended.
 HANDOVER_SECONDS = 0.02
 #: Dead references ring nobody (``__del__`` may only append); the client thread looks for them this often.
@@ -109,7 +111,7 @@ class DriverPort:
         if type(fact) is TaskSubmitted:
             self._submitted_bytes += fact.spec.arguments.size
         now = time.monotonic_ns()
-        since = now - self._rung_at
+        since = now - max(pump.turned_at, self._rung_at)
         if since > PAUSE or len(facts) >= SUBMITTED_TOGETHER or self._submitted_bytes >= SUBMITTED_BYTES_TOGETHER:
             self._rung_at = now
             self._submitted_bytes = 0
@@ -117,6 +119,7 @@ class DriverPort:
         elif since > SUBMITTED_FOR:
             self._rung_at = now
             pump.rouse()
+        # Else the client thread has just been at work: it looks again within ALERT, and most often is rung before that.
 
     def kick(self) -> None:
         """See ``base.Port``."""
@@ -141,7 +144,6 @@ class DriverPort:
         try:
             pump.waiters.add(request, waiter)
             self.facts.append(fact)
-            self._rung_at = time.monotonic_ns()
             pump.rouse()
             if self.closed is None:
                 waiter.wait()
@@ -199,9 +201,10 @@ class DriverPort:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
         pump = self._pump
         try:
+            busy = True
             while not self._stopping and self.closed is None:
-                pump.sleep(IDLE_LOOK, self._is_stopping)
-                pump.turn()
+                pump.sleep(ALERT if busy else IDLE_LOOK, self._is_stopping)
+                busy = pump.turn()
                 if pump.ended:
                     self._node_ended()
         except BaseException as error:  # a bug of ours: nobody may be left waiting for it

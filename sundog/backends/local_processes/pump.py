@@ -25,11 +25,14 @@ from sundog.core.machine import Action, Event, Fact
 from sundog.core.units import Nanos
 
 NODE = NodeID(0)
-_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+_READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
 
 class Kick:
-    """An eventfd that ends a poll. It closes when nobody refers to it, so a late :meth:`ring` never hits another's file."""
+    """An eventfd that ends a poll: watched for edges, so nobody has to read it.
+
+    It closes when nobody refers to it, so a late :meth:`ring` never hits another's file.
+    """
 
     __slots__ = ("fd",)
 
@@ -37,15 +40,8 @@ class Kick:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def ring(self) -> None:
-        """Make the descriptor readable."""
+        """Wake the poll that watches it, or the next one."""
         os.eventfd_write(self.fd, 1)
-
-    def silence(self) -> None:
-        """Make it unreadable again."""
-        try:
-            os.eventfd_read(self.fd)
-        except BlockingIOError:
-            pass
 
     def __del__(self) -> None:
         os.close(self.fd)
@@ -83,7 +79,7 @@ class ClientPump:
         self.paused = False
         #: The link has ended: no message will come any more.
         self.ended = False
-        #: When the last turn began.
+        #: When the last turn ended in which anything had happened.
         self.turned_at: Nanos = 0
         #: Locks of threads that hand over what they appended: released once it has been taken.
         self.handing_over: deque[Any] = deque()
@@ -91,21 +87,23 @@ class ClientPump:
         self._route = route
         self._show = show
         self._closed = closed
-        self._poller = select.poll()
+        self._poller = select.epoll()
         self._link_fd = self.channel.fileno()
-        self._poller.register(self._link_fd, select.POLLIN)
-        self._poller.register(self.kick.fd, select.POLLIN)
+        self._poller.register(self._link_fd, select.EPOLLIN)
+        self._poller.register(self.kick.fd, select.EPOLLIN | select.EPOLLET)
         self._watched_fd = -1
         self._writing = False
         self._link_readable = False
         self._peer_dead = False
         self._outgoing: list[Fact] = []
-        resolve = self.waiters.resolve
+        #: Answers to requests, given once everything else that a turn brought is done.
+        self._answers: list[Any] = []
+        answer = self._answers.append
         self._performers: dict[type, Callable[[Any], None]] = {
-            act.ResolveGet: lambda action: resolve(action.request, action),
-            act.ResolveWait: lambda action: resolve(action.request, action),
-            act.ResolveQuestion: lambda action: resolve(action.request, action),
-            act.RejectRequest: lambda action: resolve(action.request, action),
+            act.ResolveGet: answer,
+            act.ResolveWait: answer,
+            act.ResolveQuestion: answer,
+            act.RejectRequest: answer,
             act.ReportStuck: lambda action: self._show(action.text),
             act.ShowOutput: lambda action: self._show(action.message),
             act.PauseSubmissions: self._pause,
@@ -115,7 +113,7 @@ class ClientPump:
     def watch(self, pidfd: int) -> None:
         """Take the death of the process behind ``pidfd`` for the end of the link, once the link is empty."""
         self._watched_fd = pidfd
-        self._poller.register(pidfd, select.POLLIN)
+        self._poller.register(pidfd, select.EPOLLIN)
 
     def pending(self) -> bool:
         """Tell whether there are facts that no turn has taken, or bytes that the socket has not."""
@@ -139,12 +137,12 @@ class ClientPump:
             longest = left if longest is None else min(left, longest)
         if self._writing != self.channel.wants_write:
             self._writing = not self._writing
-            self._poller.modify(self._link_fd, select.POLLIN | (select.POLLOUT if self._writing else 0))
+            self._poller.modify(self._link_fd, select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
         self.asleep = True
         try:
             if self.facts or self.abandoned or self.handing_over or (woken is not None and woken()):
                 longest = 0
-            ready = self._poller.poll(None if longest is None else -(-longest // 1_000_000))
+            ready = self._poller.poll(None if longest is None else longest / 1_000_000_000)
         finally:
             self.asleep = False
         for fd, events in ready:
@@ -152,11 +150,12 @@ class ClientPump:
                 self._link_readable = bool(events & _READABLE)
             elif fd == self._watched_fd:
                 self._peer_dead = True
-            else:
-                self.kick.silence()
 
-    def turn(self) -> None:
-        """Read one packet if there is one, step the machine with everything that has happened, and perform what it asks."""
+    def turn(self) -> bool:
+        """Read one packet if there is one, step the machine with everything that has happened, and perform what it asks.
+
+        Whoever waits for an answer is woken last, when this thread has little left to do. Return whether anything happened.
+        """
         host = self._host
         events: list[Event] = []
         if self._link_readable:
@@ -171,7 +170,7 @@ class ClientPump:
                 events = [(host, message) for message in messages if not route(message)]
         elif self._peer_dead:
             self.ended = True
-        self.turned_at = now = time.monotonic_ns()
+        now = time.monotonic_ns()
         room = self._config.step_events_max
         abandoned = list(self.abandoned)
         if len(events) > room:
@@ -193,24 +192,29 @@ class ClientPump:
             events += [(LOOP, RequestAbandoned(request)) for request in abandoned]
         else:
             abandoned = []
-        self._perform(self.client.step(now, events))
-        for request in abandoned:
-            self.abandoned.popleft()
-            waiter = self.waiters.take(request)
-            if waiter is not None:
-                facts.extend(waiter.unread())
+        if events or self._due(now):
+            self._perform(self.client.step(now, events))
         if self._outgoing or self.channel.wants_write:
             self.channel.queue(self._outgoing)
-            self._outgoing = []
+            self._outgoing.clear()
             self.channel.flush()
+        if events:
+            self.turned_at = time.monotonic_ns()
+        if self._answers:
+            self._give_answers()
+        if abandoned:
+            self._drop(abandoned)
+        return bool(events)
 
     def end(self, reason: str) -> None:
         """The node is gone: reject all that wait."""
         self._perform(self.client.close(time.monotonic_ns(), reason))
+        self._give_answers()
 
     def close(self) -> None:
         """Close the descriptors. Nobody may be in :meth:`sleep` or :meth:`turn`, now or later."""
         self.asleep = False
+        self._poller.close()
         self.channel.close()
         del self.kick
 
@@ -222,6 +226,24 @@ class ClientPump:
                 outgoing.append(action.message)
             else:
                 performers[type(action)](action)
+
+    def _due(self, now: Nanos) -> bool:
+        deadline = self.client.next_deadline()
+        return deadline is not None and deadline <= now
+
+    def _give_answers(self) -> None:
+        resolve = self.waiters.resolve
+        for answer in self._answers:
+            resolve(answer.request, answer)
+        self._answers.clear()
+
+    def _drop(self, abandoned: Sequence[int]) -> None:
+        """Forget the requests of interrupted threads; return what had been granted for them."""
+        for request in abandoned:
+            self.abandoned.popleft()
+            waiter = self.waiters.take(request)
+            if waiter is not None:
+                self.facts.extend(waiter.unread())
 
     def _pause(self, action: act.PauseSubmissions) -> None:
         self.paused = action.paused

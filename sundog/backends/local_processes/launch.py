@@ -54,9 +54,12 @@ def launch(
     host, or None. ``redis``: the fields of ``control_store.Where``, or None. ``session``: the mark, drawn if None.
     ``extra``: further entries of the boot record (see ``boot``), plain values.
 
-    Raises RuntimeError where sundog cannot run and says what is missing; OSError at a limit of the system.
+    Raises RuntimeError where sundog cannot run and says what is missing; OSError at a limit of the system, or if ``record`` cannot be written.
     """
     _check_platform()
+    if record is not None:
+        with open(record, "ab"):
+            pass  # what cannot be written is said here, to whoever asked, rather than by a node that dies of it
     session = session or secrets.token_hex(16)
     opened: list[int] = []
     sock, theirs = socket_pair()

@@ -38,6 +38,7 @@ from sundog.core.resources import ONE_CPU, UNIT, shape
 from sundog.core.task import TaskSpec, Value
 from sundog.core.units import MICROSECOND
 
+ROOT = Path(__file__).parents[2]
 NODE = NodeID(0)
 DRIVER_HERE = address(NODE, DRIVER)
 #: More than one node, so that the placement policy has something to draw.
@@ -164,7 +165,7 @@ def record(path: Path, seed: int, rng: Any = None, turns: int = 300) -> SeededLo
 
 
 def command(*arguments: str, hash_seed: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
     line = [sys.executable, "-m", "sundog.backends.recorder", *arguments]
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
 

@@ -123,6 +123,7 @@ class Recorder:
         clustered: bool = False,
     ) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)  # it holds what workers print, even where the file was there before
         self._file = open(descriptor, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115 (closed by close())
         self._payloads = Payloads()
         header = Header(

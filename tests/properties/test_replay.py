@@ -199,6 +199,8 @@ def test_a_planted_clock_read_is_caught(tmp_path: Path) -> None:
 
 
 def test_no_payload_is_written_and_the_file_is_private(tmp_path: Path) -> None:
+    (tmp_path / "life").write_bytes(b"what was there before")
+    (tmp_path / "life").chmod(0o644)
     record(tmp_path / "life", 3, turns=50)
     content = (tmp_path / "life").read_bytes()
     assert b"code" not in content

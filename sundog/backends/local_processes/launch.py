@@ -54,7 +54,8 @@ def launch(
     host, or None. ``redis``: the fields of ``control_store.Where``, or None. ``session``: the mark, drawn if None.
     ``extra``: further entries of the boot record (see ``boot``), plain values.
 
-    Raises RuntimeError where sundog cannot run and says what is missing; OSError at a limit of the system, or if ``record`` cannot be written.
+    Raises RuntimeError where sundog cannot run and says what is missing; OSError at a limit of the system, or if ``record``
+    cannot be written.
     """
     _check_platform()
     if record is not None:

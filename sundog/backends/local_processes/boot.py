@@ -2,10 +2,11 @@
 
 It is a dict of plain values, marshalled: both ends are the same interpreter, and reading it costs no import. Entries:
 
-``config`` (builtins of ``Config``), ``session`` (the mark), ``seed`` (hex digits, or None), ``record`` (a path, or None), ``redis``
-(fields of ``control_store.Where``, or None), ``driver_pid``, ``sys_path``, ``argv``, ``main_file`` (of the driver's ``__main__``, or
-None), ``descriptor_limits`` (the driver's), ``link``, ``arena``, ``progress`` (descriptors), ``check_invariants``; and where a test sets them, ``host`` and ``worker``
-(``module:callable``, run instead of ``core.host.Host`` and ``worker_main.main``).
+``config`` (builtins of ``Config``), ``session`` (the mark), ``seed`` (hex digits, or None), ``record`` (a path, or None),
+``redis`` (fields of ``control_store.Where``, or None), ``driver_pid``, ``sys_path``, ``argv``, ``main_file`` (of the driver's
+``__main__``, or None), ``descriptor_limits`` (the driver's), ``link``, ``arena``, ``progress`` (descriptors),
+``check_invariants``; and where a test sets them, ``host`` and ``worker`` (``module:callable``, run instead of
+``core.host.Host`` and ``worker_main.main``).
 """
 
 from __future__ import annotations

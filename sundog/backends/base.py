@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from sundog.core.actions import Action
 from sundog.core.config import Config
 from sundog.core.ids import IdSequence, TaskID
-from sundog.core.machine import Fact
+from sundog.core.machine import Action, Fact
 
 
 class Arena(Protocol):

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from sundog.core import actions, events, messages
+from sundog.core import actions, events, host_messages, messages
 from sundog.core.machine import Action, Fact
 
 #: What a schema says of one struct: its name, and [field, type, "required" or "optional"] in order.
@@ -83,8 +83,9 @@ def _moved(where: str, before: list[list[str]], after: list[list[str]]) -> list[
 
 
 def _tagged(module: Any, base: type) -> tuple[Any, ...]:
+    homes = (module.__name__, host_messages.__name__) if module is messages else (module.__name__,)
     kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, base)]
-    return tuple(sorted([kind for kind in kinds if kind is not base and kind.__module__ == module.__name__], key=tag_of))
+    return tuple(sorted([kind for kind in kinds if kind is not base and kind.__module__ in homes], key=tag_of))
 
 
 def _describe(kind: type[msgspec.Struct]) -> StructSchema:

@@ -34,6 +34,8 @@ OBJECT_ID_BYTES = 20
 PREFIX_BYTES = 12
 RETURN_INDEX_FIRST = 1
 PUT_INDEX_FIRST = 1 << 31
+#: Functions count from here, so that no function has the bytes of a task.
+FUNCTION_INDEX_FIRST = 0xF0000000
 #: Returns a task may have at most; far below the first put index.
 RETURN_COUNT_MAX = 1 << 20
 
@@ -124,5 +126,6 @@ class IdSequence:
 
     def next_function(self) -> FunctionID:
         """Return the name of the next function that is exported."""
+        index = FUNCTION_INDEX_FIRST + self._functions
         self._functions += 1
-        return FunctionID(self._prefix + self._functions.to_bytes(4, "big"))
+        return FunctionID(self._prefix + index.to_bytes(4, "big"))

@@ -87,6 +87,37 @@ class TaskSpec(msgspec.Struct, frozen=True, gc=False, array_like=True):
     duration: Nanos | None = None
 
 
+class Result(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One return of a task: its value and the IDs inside it, which it keeps alive."""
+
+    value: Value
+    contained: tuple[ObjectID, ...] = ()
+
+
+class ReadyObject(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """An object that is ready. ``value`` is None where only the news was asked for.
+
+    A value with an extent comes with one *grant*: the receiver returns it (:class:`PinsReturned`) once nothing reads it.
+    """
+
+    object_id: ObjectID
+    value: Value | None = None
+
+
+class RunTask(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A task for a worker's pipeline. ``values[i]`` is that of ``spec.dependencies[i]``, or None if a task ahead of this one
+    in the same pipeline returns it."""
+
+    spec: TaskSpec
+    #: Counts dispatches that were charged; a result counts only for the current attempt.
+    attempt: int
+    #: Counts starts of the body from 1; part of the names of what the body creates.
+    start: int
+    #: Position in everything ever dispatched to this worker, from 1; the worker's progress record speaks of it.
+    sequence: int
+    values: tuple[Value | None, ...] = ()
+
+
 class TaskState(Enum):
     """Where a task is. The legal moves are :data:`TRANSITIONS`."""
 

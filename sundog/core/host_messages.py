@@ -1,0 +1,197 @@
+"""The other half of the wire vocabulary: what hosts tell each other, and what machines of one host tell each other.
+
+N is a node's host, H the head's. ``messages`` gathers these with the rest; the rules there hold here.
+"""
+
+from __future__ import annotations
+
+from sundog.core.ids import Address, NodeID, ObjectID, TaskID
+from sundog.core.machine import Fact
+from sundog.core.resources import Shape
+from sundog.core.task import ReadyObject, Result, TaskSpec
+from sundog.core.units import Nanos
+
+
+class TaskSpilled(Fact, frozen=True, tag=60):
+    """N -> H. The local scheduler cannot run it: place it. ``submitter`` is the process that submitted it."""
+
+    spec: TaskSpec
+    submitter: Address
+
+
+class TaskAssigned(Fact, frozen=True, tag=61):
+    """H -> N. Run it here."""
+
+    spec: TaskSpec
+    submitter: Address
+
+
+class TaskInfeasible(Fact, frozen=True, tag=62):
+    """H -> N (the one that spilled it). No node can ever run it; ``message`` names what is missing."""
+
+    task_id: TaskID
+    message: str
+
+
+class LoadReported(Fact, frozen=True, tag=63):
+    """N -> H. Also the heartbeat. ``queued`` tasks wait on the node; ``mean`` is the mean duration of its tasks."""
+
+    node: NodeID
+    free: Shape
+    queued: int
+    mean: Nanos = 0
+
+
+class NodeJoined(Fact, frozen=True, tag=64):
+    """To H's machines, then to all nodes: ``node`` has ``capacity`` and may be given tasks."""
+
+    node: NodeID
+    capacity: Shape
+    name: str = ""
+
+
+class NodeLost(Fact, frozen=True, tag=65):
+    """To all: ``node`` is dead, with all that it held."""
+
+    node: NodeID
+
+
+class LocationsAdded(Fact, frozen=True, tag=66):
+    """N -> H. ``node`` holds copies of these, with sizes in bytes."""
+
+    node: NodeID
+    objects: tuple[tuple[ObjectID, int], ...]
+
+
+class LocationsRemoved(Fact, frozen=True, tag=67):
+    """N -> H. ``node`` holds these no longer."""
+
+    node: NodeID
+    object_ids: tuple[ObjectID, ...]
+
+
+class LocationsWanted(Fact, frozen=True, tag=68):
+    """N -> H. Answer now, and again at every change until LocationsUnwanted: who holds these?"""
+
+    object_ids: tuple[ObjectID, ...]
+
+
+class LocationsUnwanted(Fact, frozen=True, tag=69):
+    """N -> H."""
+
+    object_ids: tuple[ObjectID, ...]
+
+
+class LocationsChanged(Fact, frozen=True, tag=70):
+    """H -> N. The nodes that hold ``object_id`` now, in the order in which they said so."""
+
+    object_id: ObjectID
+    size: int
+    nodes: tuple[NodeID, ...]
+
+
+class ObjectLost(Fact, frozen=True, tag=71):
+    """H -> H (directory to lineage). No live node holds a copy of what was sealed once, and ``wanted_by`` wait for it."""
+
+    object_id: ObjectID
+    wanted_by: tuple[Address, ...] = ()
+
+
+class LineageRecorded(Fact, frozen=True, tag=72):
+    """H -> N. Everything up to ``sequence`` of the sender's RecipesRecorded survives its death."""
+
+    sequence: int
+
+
+class RecipesRecorded(Fact, frozen=True, tag=73):
+    """N -> H. Recipes of objects that are about to leave the node."""
+
+    sequence: int
+    specs: tuple[TaskSpec, ...]
+
+
+class ObjectUnrecoverable(Fact, frozen=True, tag=74):
+    """H -> N. No copy and no recipe: ``message`` says why."""
+
+    object_id: ObjectID
+    message: str
+
+
+class RecipesReleased(Fact, frozen=True, tag=75):
+    """N -> H. Nobody holds these any more: their recipes may go."""
+
+    object_ids: tuple[ObjectID, ...]
+
+
+class TaskDeclared(Fact, frozen=True, tag=80):
+    """Local scheduler -> object manager, same host. The task's returns may now be asked for, its arguments are held."""
+
+    spec: TaskSpec
+    #: The process that submitted it and holds its returns.
+    submitter: Address
+
+
+class TaskRetired(Fact, frozen=True, tag=81):
+    """Local scheduler -> object manager. The task is over: seal its returns, then let its arguments go."""
+
+    spec: TaskSpec
+    results: tuple[Result, ...]
+    #: Who wrote the extents among the results.
+    writer: Address
+
+
+class ResultsRefused(Fact, frozen=True, tag=82):
+    """Local scheduler -> object manager. A stale attempt's results: free the extents in them."""
+
+    writer: Address
+    results: tuple[Result, ...]
+
+
+class ObjectsNeeded(Fact, frozen=True, tag=83):
+    """Local scheduler -> object manager. Say ObjectsLocal for each, once, when it is ready here."""
+
+    object_ids: tuple[ObjectID, ...]
+
+
+class ObjectsLocal(Fact, frozen=True, tag=84):
+    """Object manager -> local scheduler. Ready on this node, with their values."""
+
+    objects: tuple[ReadyObject, ...]
+
+
+class PinsTaken(Fact, frozen=True, tag=85):
+    """Local scheduler -> object manager. A task with these arguments goes to ``worker``: grant it one pin for each mention."""
+
+    worker: Address
+    object_ids: tuple[ObjectID, ...]
+
+
+class ReturnsUnheld(Fact, frozen=True, tag=86):
+    """Object manager -> local scheduler. A dead process's unfinished children: nobody is left who could ask for them."""
+
+    task_ids: tuple[TaskID, ...]
+
+
+class PinsRevoked(Fact, frozen=True, tag=87):
+    """Local scheduler -> object manager. Tasks with these arguments will not run on ``worker`` after all."""
+
+    worker: Address
+    object_ids: tuple[ObjectID, ...]
+
+
+class TaskWaits(Fact, frozen=True, tag=88):
+    """Object manager -> local scheduler. TaskBlocked, without what is ready: ``count`` more of ``object_ids`` are needed.
+
+    The scheduler hears of each by ObjectsLocal. A count of 0 or less: the task need not wait at all.
+    """
+
+    task_id: TaskID
+    request: int
+    object_ids: tuple[ObjectID, ...]
+    count: int
+
+
+class TaskWithdrawn(Fact, frozen=True, tag=89):
+    """N -> H. A task that was spilled and not yet placed is over (cancelled): do not place it."""
+
+    task_id: TaskID

@@ -1,0 +1,223 @@
+"""Running a task's body: what a worker's loop calls between claiming a task and reporting it.
+
+The loop brings ``run`` (a RunTask) and the values of its dependencies (``Executor.values``), and sends what
+:class:`TaskBody` returns as TaskFinished. Births and deaths of references go into the port's facts as they happen, so the loop
+appends TaskFinished to the same deque, after the call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from sundog.backends.arguments import unpack_arguments
+from sundog.backends.exceptions import FunctionMissingError, SerializationError, TaskError
+from sundog.backends.pickling import ATOMS, PROTOCOL
+from sundog.backends.serialization import ERROR, PICKLE, ErrorReport, Packed, dumps, loads, pack, unpack
+from sundog.core.ids import ObjectID
+from sundog.core.messages import FunctionDelivered, Result, RunTask
+from sundog.core.task import Failure, FailureKind, TaskSpec, Value, arguments_id
+from sundog.core.units import Nanos
+
+if TYPE_CHECKING:
+    from sundog.backends.session import Session
+
+#: Longer remote tracebacks lose their middle, in characters.
+_TRACEBACK_MAX = 20_000
+
+
+class Outcome(NamedTuple):
+    """How a body ended: its ``results`` for TaskFinished; if it ``failed``, that is one error."""
+
+    results: tuple[Result, ...]
+    failed: bool = False
+    #: The exception is of a type after which the task wants to run again.
+    retryable: bool = False
+    #: What must live until TaskFinished is written: the value, whose IDs would else be released before their container holds them.
+    kept: Any = None
+    #: How long loading the function took, which is no part of the body's duration.
+    loading: Nanos = 0
+
+
+class TaskBody:
+    """Runs the tasks of one worker; what its loop calls. ``session`` is the worker's, and the current one."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __call__(self, run: RunTask, function: FunctionDelivered | None, values: Sequence[Value]) -> Outcome:
+        """Load function and arguments, call, and pack what comes back. Lets no exception out.
+
+        ``values`` are those of ``run.spec.dependencies``, ``function`` is None if it was never delivered. Grants of large
+        values return with the last view of each.
+        """
+        session, spec = self._session, run.spec
+        retry_exceptions: tuple[type[BaseException], ...] = ()
+        loading = 0
+        try:
+            loaded = session.functions.loaded.get(spec.function_id)
+            if loaded is None:
+                began = session.now()
+                try:
+                    loaded = session.functions.load(spec.function_id, function)
+                except BaseException:
+                    return_grants(session, run, values)
+                    raise
+                loading = session.now() - began
+            retry_exceptions = loaded.retry_exceptions
+            args, kwargs = load_arguments(session, run, values)
+            returned = loaded.call(*args, **kwargs)
+            del args, kwargs
+            return Outcome(pack_results(session, spec, returned), kept=returned, loading=loading)
+        except BaseException as error:
+            retryable = bool(retry_exceptions) and isinstance(error, retry_exceptions)
+            return Outcome(pack_error(session, error, spec), True, retryable, loading=loading)
+
+
+def load_arguments(session: Session, run: RunTask, values: Sequence[Value]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return ``(args, kwargs)`` of a task, with its dependencies' values in place.
+
+    Raises SerializationError, naming the function, if they do not load, and the error that a dependency is.
+    """
+    spec = run.spec
+    arguments = spec.arguments
+    given: list[Any] = []
+    taken = 0
+    try:
+        for object_id, value, sent in zip(spec.dependencies, values, run.values, strict=True):
+            taken += 1
+            if sent is None and value.offset >= 0:
+                # Returned by a task before this one in the same pipeline: it came without a grant, so ask for one.
+                given.append(session.get_one(session.reference(object_id)))
+            else:
+                given.append(session.read(object_id, value))
+    except BaseException:
+        return_grants(session, run, values, taken)
+        raise
+    return _unpacked(spec, session.data(arguments_id(spec.task_id), arguments), given)
+
+
+def return_grants(session: Session, run: RunTask, values: Sequence[Value], taken: int = 0) -> None:
+    """Return the grants of a task's arguments that nobody will read: all but the first ``taken`` dependencies."""
+    spec = run.spec
+    rest = list(zip(spec.dependencies, values, run.values, strict=True))[taken:]
+    raws = [raw for raw, value, sent in rest if sent is not None and value.offset >= 0]
+    if spec.arguments.offset >= 0:
+        raws.append(arguments_id(spec.task_id))
+    session.return_grants(raws)
+
+
+def _unpacked(spec: TaskSpec, data: bytes | memoryview, given: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        return unpack_arguments(spec.arguments.format, data, given)
+    except Exception as error:
+        raise SerializationError(
+            f"the arguments of {spec.name!r} do not load in the worker: {type(error).__name__}: {error}"
+        ) from error
+
+
+def pack_results(session: Session, spec: TaskSpec, returned: Any) -> tuple[Result, ...]:
+    """Return the results for what a body returned, large ones written into extents.
+
+    Raises TypeError or ValueError if it is not as many values as were declared, SerializationError naming the culprit, or
+    ObjectStoreFullError; extents already written are given back then.
+    """
+    count = spec.return_count
+    if count == 1:
+        if type(returned) in ATOMS:
+            data = dumps(returned, PROTOCOL)
+            if len(data) <= session.port.config.inline_bytes_max:
+                return (Result(Value(len(data), PICKLE, data)),)
+        return (_result(session, f"{spec.name}: the return value", returned),)
+    if not count:
+        if returned is not None:
+            raise ValueError(
+                f"{spec.name} declares num_returns=0 but returned a {type(returned).__name__}: return None, or declare it"
+            )
+        return ()
+    if not isinstance(returned, (tuple, list)):
+        raise TypeError(
+            f"{spec.name} declares num_returns={count} but returned one {type(returned).__name__}: return a tuple or list"
+        )
+    if len(returned) != count:
+        raise ValueError(f"{spec.name} declares num_returns={count} but returned {len(returned)} values")
+    results: list[Result] = []
+    try:
+        for index, value in enumerate(returned):
+            results.append(_result(session, f"{spec.name}: return value {index}", value))
+    except BaseException:
+        for result in results:
+            session.give_back(result.value)
+        raise
+    return tuple(results)
+
+
+def _result(session: Session, label: str, value: Any) -> Result:
+    packed = session.pack(label, value)
+    return Result(session.store(packed), packed.contained)
+
+
+def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[Result, ...]:
+    """Return the one result that stands for an exception: the exception itself, and its traceback as text.
+
+    What does not pickle, or would not load again, goes as text only. Never raises.
+    """
+    failure = _as_failure(error)
+    if failure is not None:
+        return (Result(Value(size=0, error=True, failure=failure)),)
+    try:
+        summary, text = _traceback_text(error)
+    except Exception as trouble:  # an exception whose own __str__ raises, for one
+        summary = type(error).__name__
+        text = f"{summary} (its traceback cannot be shown: {type(trouble).__name__})\n"
+    pickled, contained = _pickled(session, error)
+    report = ErrorReport(spec.name, summary, text, os.getpid(), pickled)
+    data = msgspec.msgpack.encode(report)
+    if len(data) > session.port.config.inline_bytes_max:
+        try:
+            stored = session.store(Packed(ERROR, (data,), len(data)))
+            value = Value(stored.size, ERROR, b"", stored.offset, error=True)
+            return (Result(value, contained),)
+        except Exception:  # no room: the text will have to do
+            data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], os.getpid())), ()
+    return (Result(Value(len(data), ERROR, data, error=True), contained),)
+
+
+def _as_failure(error: BaseException) -> Failure | None:
+    """Return what core calls it, where the trouble is the system's and not the body's."""
+    if type(error) is FunctionMissingError:
+        return Failure(FailureKind.FUNCTION_MISSING, str(error))
+    return None
+
+
+def _pickled(session: Session, error: BaseException) -> tuple[bytes | None, tuple[ObjectID, ...]]:
+    try:
+        packed = pack(session, error)
+        # Joined in band: arrays inside exceptions are copied, since an exception outlives any view.
+        data = packed.joined() if packed.format == PICKLE else dumps(unpack(packed.format, packed.joined()), PROTOCOL)
+        again = loads(data)
+        if type(again) is not type(error) and not isinstance(error, TaskError):
+            return None, ()
+    except Exception:
+        return None, ()
+    return data, packed.contained
+
+
+def _traceback_text(error: BaseException) -> tuple[str, str]:
+    """Return the last line, and the whole traceback without sundog's own frames at its top."""
+    import traceback
+
+    entry = error.__traceback__
+    while entry is not None and entry.tb_frame.f_code.co_filename == __file__:
+        entry = entry.tb_next
+    lines = traceback.format_exception(type(error), error, entry)
+    text = "".join(lines)
+    if len(text) > _TRACEBACK_MAX:
+        half = _TRACEBACK_MAX // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    if isinstance(error, TaskError):
+        return f"{type(error).__name__}: {error.message}", text
+    return "".join(traceback.format_exception_only(type(error), error)).strip(), text

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import sundog
 from benchmarks.measure import Row, at_most, info
+from benchmarks.processes import family, pss
 
 COUNT = 100_000
 
@@ -28,34 +29,6 @@ def until_exists(path: str) -> None:
 @sundog.remote
 def after(blocker: object) -> None:
     return None
-
-
-def family() -> dict[int, str]:
-    """Return {pid: name} of this process and all its descendants."""
-    parents: dict[int, list[int]] = {}
-    names: dict[int, str] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents.setdefault(int(rest.split()[1]), []).append(int(entry.name))
-        names[int(entry.name)] = name
-    found = {}
-    waiting = [os.getpid()]
-    while waiting:
-        pid = waiting.pop()
-        found[pid] = names[pid]
-        waiting += parents.get(pid, [])
-    return found
-
-
-def pss(pid: int) -> int:
-    """Return the bytes that ``pid`` weighs: what it has alone, and its part of what it shares."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return 1024 * int(line.split()[1])
-    return 0
 
 
 def weights() -> tuple[int, int]:

@@ -34,7 +34,7 @@ def block(size: int) -> bytearray:
     return bytearray(size)
 
 
-class Cannot(Exception):  # noqa: N818 (an answer, not an error)
+class Cannot(Exception):
     """The engine has no such thing."""
 
 

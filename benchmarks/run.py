@@ -18,7 +18,19 @@ import msgspec
 from benchmarks.measure import Row, info, show
 
 #: In the order of the table.
-MODULES = ("throughput", "round_trip", "graphs", "parallel", "objects", "waiting", "startup", "memory", "core", "control_store")
+MODULES = (
+    "throughput",
+    "cpu",
+    "round_trip",
+    "graphs",
+    "parallel",
+    "objects",
+    "waiting",
+    "startup",
+    "memory",
+    "core",
+    "control_store",
+)
 TIMEOUT = 300.0
 
 

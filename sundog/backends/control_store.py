@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 FLUSH_EVERY: Nanos = 100 * MILLISECOND
 #: Nodes, workers and rows already written are read again this often.
 REFRESH_EVERY: Nanos = 1 * SECOND
-#: New rows written per flush: about 5 ms of Redis and its client. What is beyond it waits, and is mostly gone by then.
-ROWS_MAX = 400
+#: New rows written per flush: 2 to 4 ms of Redis and its client. What is beyond it waits, and is mostly gone by then.
+ROWS_MAX = 200
 #: Written rows read again per refresh, in rotation.
 REFRESH_MAX = 400
 #: Tasks that ended told one by one per flush, and failures; the rest is counted only.

@@ -38,8 +38,8 @@ FLUSH_EVERY: Nanos = 100 * MILLISECOND
 REFRESH_EVERY: Nanos = 1 * SECOND
 #: New rows written per flush: 2 to 4 ms of Redis and its client. What is beyond it waits, and is mostly gone by then.
 ROWS_MAX = 200
-#: Written rows read again per refresh, in rotation.
-REFRESH_MAX = 400
+#: Written rows of each table read again per refresh, in rotation.
+REFRESH_MAX = 200
 #: Tasks that ended told one by one per flush, and failures; the rest is counted only.
 ENDED_MAX = 256
 FAILED_MAX = 1_000
@@ -283,10 +283,12 @@ class Mirror:
     def batch(self, source: Tables, refresh: bool) -> Batch:
         """Return what is to be written now; ``refresh`` also reads the small tables and a share of the written rows again."""
         batch, self._batch = self._batch, Batch()
+        room = ROWS_MAX
         for name, delta in self._large.items():
-            ids = delta.take_due(ROWS_MAX - len(batch.upserts))
+            ids = delta.take_due(room)
+            room -= len(ids)
             if refresh:
-                ids += delta.take_stalest(REFRESH_MAX - len(ids))
+                ids += delta.take_stalest(REFRESH_MAX)
             self._upsert(batch, source, name, ids)
         functions = list(islice(self._functions, ROWS_MAX))
         for identity in functions:

@@ -127,6 +127,16 @@ def test_burst_is_written_in_bounded_portions_oldest_first(flow: Flow) -> None:
     assert flow.redis.hget("sundog:abc", "tasks_alive") == str(2 * ROWS_MAX)
 
 
+def test_full_tables_share_the_room_of_a_flush(flow: Flow) -> None:
+    for n in range(3 * ROWS_MAX):
+        flow.host.submit(n)
+        flow.host.seal(n)
+    flow.flush()
+    for _ in range(6):
+        assert len(flow.flush(refresh=True).upserts) <= 3 * ROWS_MAX + 1
+    assert len(flow.keys("task")) == len(flow.keys("object")) == 3 * ROWS_MAX
+
+
 def test_rows_change_with_a_refresh(flow: Flow) -> None:
     flow.host.submit(1)
     flow.flush()

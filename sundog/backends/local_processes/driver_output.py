@@ -64,10 +64,12 @@ def _output_text(what: OutputWritten, stream: TextIO) -> str:
 
 
 def _failure_text(what: FailureUnheard) -> str:
-    head = f"sundog: a task failed and nobody asked for its result ({what.object_id.hex()}):"
-    failure = what.value.failure
-    if failure is not None:
-        return f"{head} {what.name}: {failure.message}"
-    from sundog.backends.serialization import describe_error
+    head = f"sundog: task {what.name!r} failed and nobody asked for its result ({what.object_id.hex()}):"
+    value = what.value
+    if value.failure is not None:
+        return f"{head} {value.failure.message}"
+    from sundog.backends.serialization import ERROR, describe_error, read_report
 
-    return f"{head}\n{describe_error(what.value)}"
+    if value.format == ERROR and value.offset < 0:
+        return f"{head}\n{read_report(value.data).traceback}"
+    return f"{head} {describe_error(value)}"

@@ -132,7 +132,8 @@ class SharedArena:
             """Bytes of the arena; exists so that its death can be seen."""
 
         def export(view: memoryview) -> Any:
-            return numpy.frombuffer(view, numpy.uint8).view(ArenaBytes)
+            # Its base must not be an array: numpy would take that for the base of arrays made over these bytes, and pass us by.
+            return ArenaBytes((len(view),), numpy.uint8, view)
 
         self._exporter = export
         return export

@@ -196,7 +196,7 @@ class Client:
     def _on_reference_dropped(self, fact: ev.ReferenceDropped) -> None:
         object_id = fact.object_id
         count = self.references.get(object_id)
-        if count is None:
+        if not count:
             return  # its birth was interrupted before the node was told
         self.references[object_id] = count - 1
         if count == 1:
@@ -283,6 +283,8 @@ class Client:
         if request is not None:
             self._forget(fact.request)
             self._return_unread(request)
+            if request.blocked and request.task is not None:
+                self._messages.append(msg.ResumeRequested(request.task, fact.request))  # the task goes on
         self._questions.pop(fact.request, None)
 
     def _return_unread(self, request: Request) -> None:

@@ -1,16 +1,19 @@
-"""Why is this not ready? In words, from the local scheduler's tables."""
+"""Why is this not ready? Why is there no room? In words, from the machines' tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from sundog.core.ids import ObjectID, TaskID, is_put, producer_of
+from sundog.core.ids import Address, ObjectID, TaskID, is_put, producer_of
 from sundog.core.resources import ResourceSet, describe
+from sundog.core.store_ledger import StoreLedger
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
 from sundog.core.units import Nanos, seconds
 
 _DEPTH_MAX = 4
+#: Extents of a full store that are named.
+_LARGEST_MAX = 5
 
 
 def explain(
@@ -63,3 +66,25 @@ def _state(
 
 def _free(resources: ResourceSet) -> list[tuple[str, int]]:
     return [(name, max(0, amount)) for name, amount in resources.free.items()]
+
+
+def explain_full(
+    ledger: StoreLedger,
+    size: int,
+    name: Callable[[ObjectID], str],
+    holders: Callable[[ObjectID], list[str]],
+    process: Callable[[Address], str],
+    waited: Nanos,
+) -> str:
+    """Return why ``size`` bytes find no room: what occupies it, by ``name`` of object and names of ``holders`` and processes."""
+    head = f"the object store has no room for {size:,} bytes: {ledger.used_bytes:,} of {ledger.capacity:,} are in use"
+    if size > ledger.capacity:
+        return f"{head}, and it is larger than the whole store; raise object_store_memory in sundog.init()"
+    lines = []
+    for extent in sorted(ledger.extents(), key=lambda e: (-e.size, e.offset))[:_LARGEST_MAX]:
+        owner = extent.object_id
+        what = name(owner) if owner is not None else f"an unfinished write of {process(extent.writer)}"
+        who = (holders(owner) if owner is not None else []) + [f"views in {process(p)}" for p in extent.grants]
+        held = f", held by {', '.join(who) or 'tasks or containers'}" if owner is not None else ""
+        lines.append(f"{extent.size:,} bytes by {what}{held}")
+    return f"{head}; waited {seconds(waited):g} s. The largest: {'; '.join(lines)}. Drop references that are not needed."

@@ -96,9 +96,12 @@ class Host:
         if self._deadline is not None and now >= self._deadline:
             self._due(now, actions)
         for _ in range(_ROUNDS_MAX):
-            if not self._round(now, actions):
+            if self._round(now, actions):
+                continue
+            if not self.object_manager.unsettled:
                 self._deadline = self._earliest()
                 return actions
+            self._collect(self.object_manager.settle(now), actions)
         raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
 
     def _route(self, now: Nanos, event: Event, actions: list[Action]) -> None:

@@ -33,8 +33,8 @@ from sundog.core.machine import Action, Event
 from sundog.core.messages import Result
 from sundog.core.pipelines import FunctionRecord, Pipelines
 from sundog.core.pool_size import PoolSize
-from sundog.core.ready_queue import ReadyQueue
-from sundog.core.resources import CPU, ResourceSet, Shape
+from sundog.core.ready_queue import ReadyQueue, ReadyQueues
+from sundog.core.resources import ResourceSet, Shape
 from sundog.core.stalled import find_stalled
 from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
 from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, set_state
@@ -52,7 +52,7 @@ class LocalScheduler:
     HEARS = (
         msg.TaskSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished, msg.TaskSkipped,
         msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld, msg.CancelRequested,
-        msg.ExplanationRequested, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost, ev.TasksReclaimed,
+        msg.ExplanationRequested, msg.NodeJoined, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost, ev.TasksReclaimed,
     )  # fmt: skip
 
     def __init__(self, config: Config, node: NodeID, here: Address, head: Address, driver: Address, first: ProcessID) -> None:
@@ -64,7 +64,7 @@ class LocalScheduler:
         #: L1.
         self.tasks: dict[TaskID, TaskRecord] = {}
         self._waiting: Dependencies[TaskRecord] = Dependencies()
-        self._queues: dict[Shape, ReadyQueue] = {}
+        self._queues = ReadyQueues()
         self.pipelines = Pipelines(config, here, self.pool, self._waiting)
         self.blocking = BlockedTasks(config, self.pool)
         self._cancellations = Cancellations()
@@ -91,6 +91,7 @@ class LocalScheduler:
             msg.ReturnsUnheld: self._on_returns_unheld,
             msg.CancelRequested: self._on_cancel_requested,
             msg.ExplanationRequested: self._on_explanation_requested,
+            msg.NodeJoined: self._on_node_joined,
             ev.WorkerStarted: self._on_worker_started,
             ev.WorkerStartFailed: self._on_worker_start_failed,
             ev.WorkerLost: self._on_worker_lost,
@@ -113,20 +114,20 @@ class LocalScheduler:
         """Resumes, then what follows in pipelines, then ready tasks, then help for the late, then the size of the pool."""
         actions = self._actions
         pipelines = self.pipelines
+        self._cancellations.settle(self.tasks, self._cancel, actions)
         if self.blocking.resumable:
             actions += self.blocking.resume(now)
         if len(self._waiting):
             pipelines.follow(now)
         short = False
-        for shape, queue in self._queues.items():
+        for shape, queue in self._queues.in_order(self.resources, now):
             short = self._run_ready(shape, queue, now) or short
         if not short and self.pool.idle:
             pipelines.help_late(now)
         if self._stall_at is not None and now >= self._stall_at:
             self._look_for_deadlock()
         actions += pipelines.actions()
-        actions += self._size.adjust(now, self._queues)
-        self._cancellations.settle(self.tasks, self._cancel, actions)
+        actions += self._size.adjust(now, self._queues.by_shape)
 
     def _run_ready(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> bool:
         """Run what is ready of one shape; True if something is left that would fit but finds no worker."""
@@ -191,22 +192,15 @@ class LocalScheduler:
         if record.state is not _READY:
             set_state(record, _READY)
         shape = record.spec.resources
-        queue = self._queues.get(shape)
+        queue = self._queues.by_shape.get(shape)
         if queue is None:
-            queue = self._queues[shape] = ReadyQueue()
+            queue = self._queues.by_shape[shape] = ReadyQueue()
             self._feasible[shape] = self.resources.could_fit(shape)
-        if not record.assigned and (not self._feasible[shape] or self._busy_beyond_cpus(shape)):
+        if not record.assigned and (not self._feasible[shape] or self.resources.busy_beyond_cpus(shape)):
             set_state(record, _SPILLED)
             self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter)))
             return
         queue.push(record)
-
-    def _busy_beyond_cpus(self, shape: Shape) -> bool:
-        """Tell whether something other than CPUs that the shape needs is taken: another node may have it free."""
-        if len(shape) == 1 and shape[0][0] == CPU:
-            return False
-        free = self.resources.free
-        return any(free.get(name, 0) < amount for name, amount in shape if name != CPU)
 
     def _on_task_assigned(self, sender: Address, fact: msg.TaskAssigned) -> None:
         record = self.tasks.get(fact.spec.task_id)
@@ -241,10 +235,9 @@ class LocalScheduler:
         if index is None or record.state is TaskState.FINISHED:
             return
         record.values[index] = value
-        if record.state is not _WAITING:  # it follows its producer in a pipeline already (P5)
-            if record.worker is not None and value.offset >= 0:
-                self._actions.append(Send(self._here, msg.PinsTaken(record.worker.where, (object_id,))))
-        elif value.error:
+        if record.state is not _WAITING:
+            return  # it follows its producer in a pipeline already (P5)
+        if value.error:
             self._fail_by_argument(record, value)
         elif not record.missing:
             self._to_ready(record)
@@ -264,7 +257,7 @@ class LocalScheduler:
             worker = process_of(writer) if writer != self._here else None
             self.journal.tasks_gone.append(epitaph(record, results, ran, worker, self._node))
         self._actions.append(Send(self._here, msg.TaskRetired(record.spec, results, writer)))
-        if self._paused and len(self.tasks) < self._config.submitted_unfinished_max * 9 // 10:
+        if self._paused and len(self.tasks) <= self._config.submitted_unfinished_max * 9 // 10:
             for client in self._paused:
                 self._actions.append(Send(client, msg.SubmissionsPaused(False)))
             self._paused = {}
@@ -361,15 +354,18 @@ class LocalScheduler:
         """From the object manager, which left out what is ready."""
         record = self.tasks.get(fact.task_id)
         worker = record.worker if record is not None else None
-        if record is None or worker is None or record.state is not _DISPATCHED:
+        if record is None or worker is None:
             return
-        if fact.count <= 0:
+        if record.state is not _DISPATCHED:
+            self._unblock(record)  # it stopped waiting before, in some way of its own
+        if fact.count <= 0 or record.expired == fact.request:
             self._actions.append(Send(worker.where, msg.TaskResumed(fact.request)))
             return
         self.blocking.block(record, fact)
         self.pipelines.reclaim(worker, len(worker.pipeline) - 1)
         self._hurry(fact.object_ids)
-        self._stall_at = self._now + self._config.stall_after
+        if self._stall_at is None:
+            self._stall_at = self._now + self._config.stall_after
 
     def _hurry(self, object_ids: Iterable[ObjectID]) -> None:
         """Put what a blocked task waits for, and what that waits for, before other ready tasks."""
@@ -380,15 +376,22 @@ class LocalScheduler:
                 continue
             record.urgent = True
             if record.state is _READY:
-                self._queues[record.spec.resources].push(record)
+                self._queues.by_shape[record.spec.resources].push(record)
             todo.extend(record.missing)
 
     def _on_resume_requested(self, sender: Address, fact: msg.ResumeRequested) -> None:
         record = self.tasks.get(fact.task_id)
-        if record is not None and record.worker is not None and record.worker.where == sender:
+        if record is None or record.worker is None or record.worker.where != sender:
+            return
+        if record.state is _DISPATCHED:
+            record.expired = fact.request  # perhaps its TaskBlocked is still with the object manager
+        else:
             self.blocking.out_of_time(record, fact.request, self._now)
 
     # -- workers ------------------------------
+
+    def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
+        """The session begins: the step that follows starts the workers."""
 
     def _on_worker_started(self, sender: Address, fact: ev.WorkerStarted) -> None:
         worker = self.pool.workers.get(fact.worker)
@@ -416,10 +419,11 @@ class LocalScheduler:
             return
         idle_death = worker.sequence == 0 and worker.state is not WorkerState.STOPPING
         self.pool.lost(worker)
+        worker.reclaiming = False
         for record in worker.pipeline:
             if record.state is not _DISPATCHED:
                 self.blocking.leave(record)
-            record.worker = None
+            record.worker, record.expired, record.pins = None, 0, ()
             self._worker_died(record, worker, fact)
         if idle_death:
             self._start_failed(f"worker {fact.worker} ended with status {fact.status} before its first task")

@@ -25,37 +25,22 @@ from sundog.core import messages as msg
 from sundog.core.actions import ReleasePages, Send
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
+from sundog.core.explanation import explain_full
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
 from sundog.core.journal import Journal
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import ReadyObject
+from sundog.core.object_record import ObjectRecord
 from sundog.core.references import References
 from sundog.core.store_ledger import StoreLedger
 from sundog.core.task import FailureKind, TaskSpec, Value, arguments_id, failed
-from sundog.core.units import Nanos, seconds
+from sundog.core.units import Nanos
 
 _LOST = failed(
     FailureKind.OBJECT_LOST,
     "no such object: it was freed because its last reference was gone, or its ID comes from another session. "
     "Keep an ObjectID alive as long as the object is needed.",
 )
-
-
-class ObjectRecord(msgspec.Struct):
-    """An object that somebody holds."""
-
-    #: None until it is sealed.
-    value: Value | None = None
-    contained: tuple[ObjectID, ...] = ()
-    #: What made it, for people.
-    name: str = ""
-    #: Clients to be answered, with the value or with the news; None when nobody waits (most objects, most of the time).
-    wanting: list[Address] | None = None
-    watching: list[Address] | None = None
-    #: The local scheduler waits for it.
-    needed: bool = False
-    #: A failure that somebody has been told of.
-    heard: bool = False
 
 
 class _ExtentRequest(msgspec.Struct, frozen=True):
@@ -93,6 +78,9 @@ class ObjectManager:
         self._local: list[ReadyObject] = []
         self._messages: list[tuple[Address, Fact]] = []
         self._releases: list[tuple[int, int]] = []
+        #: Until the host's step ends: what had no holder left at some time in it, and which processes ended.
+        self._unheld: list[ObjectID] = []
+        self._ended: list[ProcessID] = []
         #: Who was born and who is gone, for the control store; None when nobody asks.
         self.journal: Journal | None = None
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
@@ -126,6 +114,28 @@ class ObjectManager:
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
+        return self._speak()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether :meth:`settle` has something to do."""
+        return bool(self._unheld or self._ended)
+
+    def settle(self, now: Nanos) -> list[Action]:
+        """Free what nobody holds, and forget the processes that ended. The host calls it when a step has nothing else to say.
+
+        Not before: a result that the scheduler still has in hand may contain what its worker has let go, or lie in an extent
+        of a worker that died right after it.
+        """
+        counts = self.references.counts
+        unheld, self._unheld = self._unheld, []
+        self._free([object_id for object_id in unheld if object_id not in counts])
+        ended, self._ended = self._ended, []
+        for process in ended:
+            self._process_lost(process)
+        return self._speak()
+
+    def _speak(self) -> list[Action]:
         if self._extent_requests:
             self._grant_extents()
         actions: list[Action] = []
@@ -157,9 +167,10 @@ class ObjectManager:
 
     def _declare(self, spec: TaskSpec, submitter: Address) -> None:
         """From here on the returns exist, held by the submitter, and the arguments are held by the task."""
-        for object_id in return_ids(spec.task_id, spec.return_count):
+        returns = spec.return_count
+        for object_id in return_ids(spec.task_id, returns):
             if object_id not in self.objects:
-                self.objects[object_id] = ObjectRecord(name=spec.name)
+                self.objects[object_id] = ObjectRecord(name=spec.name, returns=returns)
             self.references.declare(object_id, submitter)
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._tasks[spec.task_id] = spec
@@ -167,6 +178,7 @@ class ObjectManager:
                 self._hold(object_id)
             for object_id in spec.dependencies:
                 record = self._hold(object_id)
+                record.argument = True
                 self._need(object_id, record)
             if spec.arguments.offset >= 0:
                 self.ledger.seal(spec.arguments.offset, arguments_id(spec.task_id), submitter)
@@ -195,8 +207,8 @@ class ObjectManager:
 
     def _tell_scheduler(self, object_id: ObjectID, record: ObjectRecord) -> None:
         record.needed = False
-        if record.value is not None and record.value.error:
-            self._mark_heard(object_id)  # what depends on it fails with the same cause
+        if record.argument and record.value is not None and record.value.error:
+            self._mark_heard(object_id, record)  # what depends on it fails with the same cause
         self._local.append(ReadyObject(object_id, record.value))
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
@@ -232,7 +244,8 @@ class ObjectManager:
 
     def _on_object_put(self, sender: Address, fact: msg.ObjectPut) -> None:
         if fact.object_id in self.objects:
-            return  # a repeated put of the same execution: the first seal wins
+            self._discard(fact.value, sender)  # a repeated put of the same execution: the first seal wins
+            return
         record = self.objects[fact.object_id] = ObjectRecord(name="put")
         self.references.declare(fact.object_id, sender)
         self._seal(fact.object_id, record, fact.value, fact.contained, sender)
@@ -271,22 +284,25 @@ class ObjectManager:
         if value.offset >= 0:
             self.ledger.grant(object_id, client)
         elif value.error:
-            self._mark_heard(object_id)
+            self._mark_heard(object_id, record)
         ready = self._ready.get(client)
         if ready is None:
             self._ready[client] = [ReadyObject(object_id, value)]
         else:
             ready.append(ReadyObject(object_id, value))
 
-    def _mark_heard(self, object_id: ObjectID) -> None:
+    def _mark_heard(self, object_id: ObjectID, record: ObjectRecord) -> None:
         """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
-        task_id = producer_of(object_id)
-        for index in range(1, 1 << 20):
-            sibling = self.objects.get(ObjectID(task_id + index.to_bytes(4, "big")))
-            if sibling is None:
-                break
+        record.heard = True
+        for sibling in self._siblings(object_id, record.returns):
             sibling.heard = True
-        self.objects[object_id].heard = True
+
+    def _siblings(self, object_id: ObjectID, returns: int) -> list[ObjectRecord]:
+        """Return the records of all returns of a task that somebody holds; nothing for its only one."""
+        if returns == 1:
+            return []
+        objects = self.objects
+        return [objects[o] for o in return_ids(producer_of(object_id), returns) if o in objects]
 
     def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
         objects = self.objects
@@ -332,18 +348,14 @@ class ObjectManager:
 
     def _on_holds_released(self, sender: Address, fact: msg.HoldsReleased) -> None:
         releases = self.references.process_releases
-        gone = [o for o in fact.object_ids if releases(o, sender)]
-        if gone:
-            self._free(gone)
+        self._unheld += [o for o in fact.object_ids if releases(o, sender)]
 
     def _on_ids_escaped(self, sender: Address, fact: msg.IDsEscaped) -> None:
         for object_id in fact.object_ids:
             self.references.escape(object_id)
 
     def _let_go(self, object_ids: Iterable[ObjectID]) -> None:
-        gone = [o for o in object_ids if self.references.drop(o)]
-        if gone:
-            self._free(gone)
+        self._unheld += [o for o in object_ids if self.references.drop(o)]
 
     def _free(self, gone: list[ObjectID]) -> None:
         """Nobody holds these: forget them, and with them what only they held."""
@@ -357,7 +369,9 @@ class ObjectManager:
                 self.journal.objects_gone.append(object_id)
             if record.contained:
                 gone.extend([o for o in record.contained if self.references.drop(o)])
-            if value is not None:
+            if value is None:
+                self._answer_lost(object_id, record)
+            else:
                 if value.offset >= 0:
                     self._releases += self.ledger.free(object_id)
                 elif value.error and not record.heard:
@@ -365,29 +379,30 @@ class ObjectManager:
 
     def _unheard(self, object_id: ObjectID, record: ObjectRecord, value: Value) -> None:
         """A failure that nobody looked at is let go: say so, once for its task."""
-        siblings = producer_of(object_id)
-        if not any(producer_of(o) == siblings for o in self._siblings(siblings)):
+        if not self._siblings(object_id, record.returns):
             self._say_unheard(record.name, object_id, value)
 
-    def _siblings(self, task_id: TaskID) -> list[ObjectID]:
-        first = ObjectID(task_id + b"\x00\x00\x00\x01")
-        second = ObjectID(task_id + b"\x00\x00\x00\x02")
-        return [o for o in (first, second) if o in self.objects]
+    def _answer_lost(self, object_id: ObjectID, record: ObjectRecord) -> None:
+        """Who asked and then let go is answered too."""
+        for client in record.wanting or ():
+            self._ready.setdefault(client, []).append(ReadyObject(object_id, _LOST))
+        for client in record.watching or ():
+            self._ready.setdefault(client, []).append(ReadyObject(object_id))
 
     def _say_unheard(self, name: str, object_id: ObjectID, value: Value) -> None:
         if value.failure is None or value.failure.kind is not FailureKind.CANCELLED:
             self._messages.append((self._driver, msg.FailureUnheard(name, object_id, value)))
 
     def _on_worker_lost(self, sender: Address, fact: ev.WorkerLost) -> None:
-        self._process_lost(fact.worker)
+        self._ended.append(fact.worker)
 
     def _on_client_lost(self, sender: Address, fact: ev.ClientLost) -> None:
-        self._process_lost(fact.process)
+        self._ended.append(fact.process)
 
     def _process_lost(self, process: ProcessID) -> None:
         where = address(self._node, process)
         gone = self.references.process_lost(where)
-        unfinished = dict.fromkeys(producer_of(o) for o in gone if self.objects[o].value is None)
+        unfinished = {o: record.returns for o in gone if (record := self.objects[o]).value is None}
         for record in self.objects.values():
             if record.wanting is not None and where in record.wanting:
                 record.wanting = [client for client in record.wanting if client != where] or None
@@ -398,8 +413,9 @@ class ObjectManager:
         self._releases += self.ledger.process_lost(where)
         if gone:
             self._free(gone)
-        if unfinished:
-            self._messages.append((self._here, msg.ReturnsUnheld(tuple(unfinished))))
+        unheld = dict.fromkeys([producer_of(o) for o, n in unfinished.items() if not self._siblings(o, n)])
+        if unheld:
+            self._messages.append((self._here, msg.ReturnsUnheld(tuple(unheld))))
 
     # -- the arena ------------------------------
 
@@ -440,21 +456,12 @@ class ObjectManager:
 
     def _full(self, request: _ExtentRequest) -> str:
         """Return what a person needs to know about a full store."""
-        capacity, used = self.ledger.capacity, self.ledger.used_bytes
-        head = f"the object store has no room for {request.size:,} bytes: {used:,} of {capacity:,} are in use"
-        if request.size > capacity:
-            return f"{head}, and it is larger than the whole store; raise object_store_memory in sundog.init()"
-        largest = sorted(self.ledger.extents(), key=lambda e: (-e.size, e.offset))[:5]
-        lines = []
-        for extent in largest:
-            owner = extent.object_id
-            record = self.objects.get(owner) if owner is not None else None
-            name = record.name if record is not None else "task arguments or an unfinished write"
-            who = [self._process_name(p) for p in (self.references.holders(owner) if owner is not None else [])]
-            who += [f"views in {self._process_name(p)}" for p in extent.grants]
-            lines.append(f"{extent.size:,} bytes by {name}, held by {', '.join(who) or 'tasks or containers'}")
-        waited = seconds(self._config.store_full_grace)
-        return f"{head}; waited {waited:g} s. The largest: {'; '.join(lines)}. Drop references that are not needed."
+
+        def name(object_id: ObjectID) -> str:
+            record = self.objects.get(object_id)
+            return record.name if record is not None else "the arguments of a task"
+
+        return explain_full(self.ledger, request.size, name, self.holders_of, self._process_name, self._config.store_full_grace)
 
     def _process_name(self, where: Address) -> str:
         return "the driver" if where == self._driver else f"worker {process_of(where)}"

@@ -77,9 +77,9 @@ class Pipelines:
             worker.late_at = now + self._config.head_late_after + worker.work
         self._introduce(worker, spec, function)
         if spec.dependencies or spec.arguments.offset >= 0:
-            pins = pinned(record)
-            if pins:
-                self._before.append(Send(self._here, msg.PinsTaken(worker.where, pins)))
+            record.pins = pinned(record)
+            if record.pins:
+                self._before.append(Send(self._here, msg.PinsTaken(worker.where, record.pins)))
         run = RunTask(spec, record.attempt, record.starts + 1, worker.sequence, tuple(record.values))
         entry = self._runs.get(worker.worker)
         if entry is None:
@@ -219,9 +219,9 @@ class Pipelines:
 
     def revoke_pins(self, worker: WorkerRecord, record: TaskRecord) -> None:
         """The task will not run there: the grants that went with it come back."""
-        pins = pinned(record)
-        if pins:
-            self._before.append(Send(self._here, msg.PinsRevoked(worker.where, pins)))
+        if record.pins:
+            self._before.append(Send(self._here, msg.PinsRevoked(worker.where, record.pins)))
+            record.pins = ()
 
     def help_late(self, now: Nanos) -> None:
         """An idle worker and nothing ready: take back what lies behind a head that is long or late."""
@@ -269,7 +269,10 @@ class Pipelines:
 
 
 def pinned(record: TaskRecord) -> tuple[ObjectID, ...]:
-    """Return the IDs of what the task reads from the arena: one grant each goes with its dispatch."""
+    """Return the IDs of what the task reads from the arena: one grant each goes with its dispatch.
+
+    Not of what a task ahead of it returns (P5): that comes without a grant, and its worker asks for one.
+    """
     spec = record.spec
     pins = [o for o, v in zip(spec.dependencies, record.values, strict=True) if v is not None and v.offset >= 0]
     if spec.arguments.offset >= 0:

@@ -41,7 +41,7 @@ class PoolSize:
             self._paused_until = None
         pool, config = self._pool, self._config
         actions: list[Action] = []
-        while len(pool.workers) < config.worker_count:
+        while len(pool.workers) - pool.stopping_count < config.worker_count:
             actions.append(StartWorker(pool.add().worker))
         if pool.idle or pool.starting_count or len(pool.workers) >= config.worker_processes_max:
             self._let_go(now, actions)
@@ -68,7 +68,8 @@ class PoolSize:
 
     def _idle_deadline(self) -> Nanos | None:
         pool = self._pool
-        if len(pool.workers) <= self._config.worker_count or not pool.idle or pool.blocked:
+        staying = len(pool.workers) - pool.stopping_count
+        if staying <= self._config.worker_count or not pool.idle or pool.blocked:
             return None
         return next(iter(pool.idle.values())).idle_since + self._config.worker_idle_max
 

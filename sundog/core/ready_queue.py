@@ -3,29 +3,41 @@
 Urgent ones first (a blocked task waits for them), then by priority, then in the order of submission, not of becoming ready. Most
 tasks become ready in the order of submission: they pass through a deque; the rest through a heap. An entry is stale once its
 task is no longer READY; stale entries are skipped where they surface.
+
+Shapes share the node: one whose next task finds no room lets others go ahead, since what is free would lie idle, but not for
+ever: see :class:`ReadyQueues`.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
 
+from sundog.core.resources import ResourceSet, Shape
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
+from sundog.core.units import MILLISECOND, Nanos
 
 _READY = TaskState.READY
+#: How long tasks of other shapes may go ahead of one that finds no room.
+_PATIENCE: Nanos = 20 * MILLISECOND
+#: Goes before every rank.
+_STARVED = (-1, 0)
 
 
 class ReadyQueue:
     """See the module."""
 
-    __slots__ = ("_heap", "_in_order", "_pushes")
+    __slots__ = ("_heap", "_in_order", "_pushes", "stuck_since")
 
     def __init__(self) -> None:
         self._in_order: deque[TaskRecord] = deque()
         #: (0 if urgent else 1, -priority, order, push number, record)
         self._heap: list[tuple[int, int, int, int, TaskRecord]] = []
         self._pushes = 0
+        #: Since when its next task has found no room.
+        self.stuck_since: Nanos | None = None
 
     def push(self, record: TaskRecord) -> None:
         """Add a READY task; again, if it has become urgent."""
@@ -53,3 +65,48 @@ class ReadyQueue:
     def __len__(self) -> int:
         """An upper bound: stale entries count until they surface."""
         return len(self._heap) + len(self._in_order)
+
+
+def _rank(record: TaskRecord) -> tuple[int, int]:
+    return (0 if record.urgent else 1, -record.spec.priority)
+
+
+class ReadyQueues:
+    """The queues of all shapes, in the order in which their next tasks should run.
+
+    Where the next task of one shape finds no room, shapes behind it leave it what it lacks, if it is urgent or of higher
+    priority, or has been stuck for long: then nothing new of theirs starts that wants the same resources.
+    """
+
+    __slots__ = ("by_shape",)
+
+    def __init__(self) -> None:
+        self.by_shape: dict[Shape, ReadyQueue] = {}
+
+    def in_order(self, resources: ResourceSet, now: Nanos) -> Iterator[tuple[Shape, ReadyQueue]]:
+        """Yield each shape whose tasks may be run now. The caller runs what fits before it asks for the next."""
+        if len(self.by_shape) == 1:
+            yield from self.by_shape.items()
+            return
+        heads = [
+            (_rank(head), head.order, shape, queue)
+            for shape, queue in self.by_shape.items()
+            if (head := queue.peek()) is not None
+        ]
+        heads.sort(key=lambda entry: entry[:2])
+        lacking: dict[str, tuple[int, int]] = {}
+        for rank, _, shape, queue in heads:
+            if lacking and any(name in lacking and lacking[name] < rank for name, _ in shape):
+                continue
+            yield shape, queue
+            head = queue.peek()
+            if head is None or resources.fits(shape):
+                queue.stuck_since = None
+                continue
+            if queue.stuck_since is None:
+                queue.stuck_since = now
+            claim = _STARVED if now - queue.stuck_since >= _PATIENCE else _rank(head)
+            free = resources.free
+            for name, amount in shape:
+                if free.get(name, 0) < amount and name not in lacking:
+                    lacking[name] = claim

@@ -76,6 +76,13 @@ class ResourceSet:
                 return False
         return True
 
+    def busy_beyond_cpus(self, wanted: Shape) -> bool:
+        """Tell whether something other than CPUs that ``wanted`` needs is taken: another node may have it free."""
+        if len(wanted) == 1 and wanted[0][0] == CPU:
+            return False
+        free = self.free
+        return any(free.get(name, 0) < amount for name, amount in wanted if name != CPU)
+
     def could_fit(self, wanted: Shape) -> bool:
         """Tell whether ``wanted`` would fit if everything were free."""
         return not self.missing(wanted)

@@ -61,6 +61,10 @@ class TaskRecord(msgspec.Struct):
     estimate: Nanos = 0
     dispatched_at: Nanos = 0
     blocking: Blocking | None = None
+    #: The request whose time was up before it was heard of as blocking.
+    expired: int = 0
+    #: The grants that went with its dispatch.
+    pins: tuple[ObjectID, ...] = ()
     #: A blocked task waits for it.
     urgent: bool = False
     #: It came from the global scheduler: it is not offered there again.

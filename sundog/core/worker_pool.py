@@ -31,6 +31,7 @@ class WorkerPool:
         self.leased: dict[Shape, dict[ProcessID, WorkerRecord]] = {}
         self.blocked: dict[ProcessID, WorkerRecord] = {}
         self.starting_count = 0
+        self.stopping_count = 0
 
     def add(self) -> WorkerRecord:
         """Return a new worker in state STARTING."""
@@ -109,6 +110,7 @@ class WorkerPool:
         """IDLE -> STOPPING."""
         del self.idle[worker.worker]
         worker.state = WorkerState.STOPPING
+        self.stopping_count += 1
 
     def lost(self, worker: WorkerRecord) -> None:
         """The process is gone; what it held is free."""
@@ -116,6 +118,8 @@ class WorkerPool:
         self.idle.pop(worker.worker, None)
         if worker.state is WorkerState.STARTING:
             self.starting_count -= 1
+        elif worker.state is WorkerState.STOPPING:
+            self.stopping_count -= 1
         elif worker.state is WorkerState.LEASED:
             self._resources.give(worker.shape)
             del self.leased[worker.shape][worker.worker]
@@ -145,3 +149,5 @@ class WorkerPool:
                 raise InvariantViolation(f"{name}: {held.get(name, 0)} held, but {free} free (W2)")
         if self.starting_count != sum(w.state is WorkerState.STARTING for w in self.workers.values()):
             raise InvariantViolation("starting_count is wrong")
+        if self.stopping_count != sum(w.state is WorkerState.STOPPING for w in self.workers.values()):
+            raise InvariantViolation("stopping_count is wrong")

@@ -11,9 +11,18 @@ from sundog.core.task_record import TaskRecord, WorkerRecord
 from sundog.core.units import MIB, Nanos
 
 
+#: The signals that end workers, by number (the ones that all of Linux agrees on).
+_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}
+
+
+def _signal(number: int) -> str:
+    name = _SIGNALS.get(number)
+    return f"signal {number}" if name is None else f"signal {number} ({name})"
+
+
 def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> str:
     """Return what a person needs to know of a task whose worker died under it."""
-    how = f"signal {-fact.status}" if fact.status < 0 else f"exit code {fact.status}"
+    how = _signal(-fact.status) if fact.status < 0 else f"exit code {fact.status}"
     spec = record.spec
     text = f"the worker (pid {worker.pid}) running {spec.name} died with {how}, on start {record.starts} of it"
     text += f" (max_retries={spec.retries_max})"

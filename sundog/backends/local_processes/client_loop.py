@@ -161,7 +161,9 @@ class DriverPort:
         return answer
 
     def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
-        """See ``base.Port``. ``done`` runs on the client thread and must neither block nor raise."""
+        """See ``base.Port``. ``done`` runs on the client thread and must not block. Raises if the session is over already."""
+        if self.closed is not None:
+            self._refuse()
         waiter = Waiter(fact, done)
         self._pump.waiters.add(fact.request, waiter)
         self.facts.append(fact)

@@ -10,8 +10,6 @@ from sundog.core.task import FailureKind
 from sundog.core.task_record import TaskRecord, WorkerRecord
 from sundog.core.units import MIB, Nanos
 
-
-
 #: The signals that end workers, by number: those on which all of Linux agrees.
 _SIGNALS = {1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 

@@ -60,8 +60,10 @@ def amount(value: Any, what: str) -> float:
     """Return ``value``, an amount of a resource. Raises TypeError or ValueError, naming ``what``, if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} takes a number, not {value!r}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{what}={value!r}: an amount is 0 or more")
+    if value < 0:
+        raise ValueError(f"{what}={value!r} is negative: ask for 0 or more")
+    if not value < float("inf"):
+        raise ValueError(f"{what}={value!r}: an amount is a finite number")
     return value
 
 

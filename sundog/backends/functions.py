@@ -204,6 +204,6 @@ def load_function(name: str, code: Value) -> LoadedFunction:
         if isinstance(error, ImportError):
             advice = ". Workers import with the sys.path and environment that the driver had when it called sundog.init()"
         raise FunctionMissingError(
-            f"function {name!r} does not load in the worker: {type(error).__name__}: {error}{advice}", function_name=name
+            f"function {name!r} does not load in the worker: {type(error).__name__}: {error}{advice}"
         ) from error
     return LoadedFunction(call, retry_exceptions)

@@ -64,10 +64,16 @@ class ObjectID(bytes, Generic[T]):
 
     def future(self) -> Future[T]:
         """Return a ``concurrent.futures.Future`` of the value (or error). Its callbacks run on sundog's thread: keep them short."""
+        self._check_session()
         return self.session.future(self)
 
     def __await__(self) -> Generator[Any, None, T]:
+        self._check_session()
         return self.session.async_future(self).__await__()
+
+    def _check_session(self) -> None:
+        if current.session is None:
+            raise NotInitializedError(current.absent or "the session of this ObjectID has ended")
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(

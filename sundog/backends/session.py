@@ -23,6 +23,7 @@ from sundog.backends import culprit
 from sundog.backends.arguments import pack_arguments, pack_simple
 from sundog.backends.base import Port
 from sundog.backends.exceptions import (
+    Details,
     ObjectStoreFullError,
     SerializationError,
     SundogError,
@@ -382,8 +383,8 @@ class Session:
                 cause = loads(report.exception)
             except Exception:
                 cause = None
-        message = f"task {report.function_name!r} failed in worker {report.pid}: {report.summary}"
-        return task_error(message, report.function_name, cause, report.traceback, value.trail, report.pid)
+        message = f"task {report.function_name!r} failed (worker pid {report.pid}): {report.summary}"
+        return task_error(Details(message, report.function_name, cause, report.traceback, value.trail, report.pid))
 
     def return_grants(self, raws: Sequence[bytes]) -> None:
         """Return the grants of delivered values that nobody will read, one for each mention."""

@@ -219,5 +219,5 @@ def _traceback_text(error: BaseException) -> tuple[str, str]:
         half = _TRACEBACK_MAX // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
     if isinstance(error, TaskError):
-        return f"{type(error).__name__}: {error.message}", text
+        return f"{type(error).__name__}: {error._details.message or error.args}", text
     return "".join(traceback.format_exception_only(type(error), error)).strip(), text

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sundog.backends.local_processes.channel import Channel
-from sundog.backends.local_processes.waiter import Waiters
+from sundog.backends.waiter import Waiters
 from sundog.core import actions as act
 from sundog.core.client import Client
 from sundog.core.config import Config

@@ -25,10 +25,10 @@ from typing import Any, Protocol
 from sundog.backends.exceptions import SessionClosedError
 from sundog.backends.local_processes.progress import FINISHED, STARTED
 from sundog.backends.local_processes.pump import ClientPump
-from sundog.backends.local_processes.waiter import Waiter
 from sundog.backends.local_processes.worker_output import WorkerOutput
 from sundog.backends.local_processes.worker_random import RandomStreams
 from sundog.backends.task_body import Outcome
+from sundog.backends.waiter import Waiter
 from sundog.core import messages as msg
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config

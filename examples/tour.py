@@ -99,8 +99,8 @@ def dependencies():
     three, four = square.remote(3), square.remote(4)
     hypotenuse = add.remote(three, four)
     say("add.remote(square.remote(3), square.remote(4)):", f"{sundog.get(hypotenuse)}, and nobody waited in between")
-    value = 0
-    for _ in range(1000):
+    value = add.remote(0, 1)
+    for _ in range(999):
         value = add.remote(value, 1)
     started = time.perf_counter()
     length = sundog.get(value)

@@ -43,7 +43,7 @@ class ObjectID(bytes, Generic[T]):
     #: The session that counts it; set by :func:`bind`.
     session: Session
 
-    def __new__(cls, raw: bytes) -> ObjectID[T]:
+    def __new__(cls, raw: bytes) -> ObjectID[Any]:
         if current.session is None:
             raise NotInitializedError(current.absent or "an ObjectID means something only in a session: call sundog.init() first")
         if len(raw) != OBJECT_ID_BYTES:

@@ -191,6 +191,7 @@ class WorkerPort:
         self._stepping = get_ident()
         try:
             self._pump.turn()
+            self._pump.give_answers()
         except BaseException:
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
@@ -209,9 +210,7 @@ class WorkerPort:
         """Main thread: a body is about to run, or to go on."""
         self._pumping.release()
         self._main_pumps = False
-        if self._pump.waiters:
-            self._wake_helper()
-        elif self._helper_asleep and self._helper_needed():
+        if self._pump.waiters or (self._helper_asleep and self._helper_needed()):
             self._wake_helper()
 
     # -- the helper thread ----------------------------------------------------------------------------------------------------

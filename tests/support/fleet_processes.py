@@ -90,6 +90,7 @@ class Process:
         self.inbox: deque[Fact] = deque()
         self.outbox: deque[Event] = deque()
         self.answers: dict[int, Action] = {}
+        self.exported: dict[str, None] = {}
         #: Messages and texts that a person would read.
         self.shown: list[Any] = []
         self.paused = False
@@ -180,7 +181,7 @@ class Author:
         """Submit a task; return the IDs of its returns, one reference each."""
         if arguments is None:
             arguments = inline(content, *contained)
-        function = self.process.fleet.function(name)
+        function = self.process.fleet.function(name, self.process)
         made = TaskSpec(self.names.next_task(), function, name, arguments, dependencies, contained, **fields)
         self.process.facts.append(msg.TaskSubmitted(made))
         returns = return_ids(made.task_id, made.return_count)

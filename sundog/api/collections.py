@@ -39,9 +39,11 @@ class Chunk:
 _chunked: weakref.WeakKeyDictionary[Definition, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def map(
-    function: RemoteFunction[..., T] | Callable[[U], T], iterable: Iterable[U], *, chunk_size: int | None = None
-) -> Iterator[T]:
+@overload
+def map(function: RemoteFunction[..., T], iterable: Iterable[Any], *, chunk_size: int | None = ...) -> Iterator[T]: ...
+@overload
+def map(function: Callable[[U], T], iterable: Iterable[U], *, chunk_size: int | None = ...) -> Iterator[T]: ...
+def map(function: Any, iterable: Iterable[Any], *, chunk_size: int | None = None) -> Iterator[Any]:
     """Call ``function`` for each item in tasks of ``chunk_size`` items; return an iterator over the values, in order.
 
     All tasks are submitted before this returns. ``function`` may be plain or remote (its options then hold for every

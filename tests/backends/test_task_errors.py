@@ -167,4 +167,4 @@ def test_wrong_numbers_of_returns_name_the_counts(port: LoopbackPort):
         assert len(references) == count
         with pytest.raises((TypeError, ValueError), match=text):
             sundog.get(references)
-    assert function.options(num_returns=0).remote(1) is None  # type: ignore[comparison-overlap]
+    assert function.options(num_returns=0).remote(1) is None

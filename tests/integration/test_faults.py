@@ -79,7 +79,7 @@ def test_a_task_whose_worker_always_dies_fails_with_what_is_known_of_it(how: str
     @sundog.remote(max_retries=1)
     def always_dies():
         notes.write(os.getpid())
-        print("these were", "the last words")
+        print("these were", "the last words")  # noqa: T201
         die(how)
 
     with pytest.raises(sundog.WorkerCrashedError) as caught:

@@ -264,11 +264,14 @@ def test_workers_are_killed_when_the_interpreter_exits(tmp_path: Path, backend: 
         sundog.init(num_workers=10, backend={backend!r})
 
         @sundog.remote
-        def who():
-            time.sleep(0.1)
+        def who(path):
+            with open(path, "a") as file:
+                file.write("here\\n")
+            while len(open(path).readlines()) < 10:
+                time.sleep(0.005)
             return os.getpid()
 
-        print("pids", *sundog.get([who.remote() for _ in range(10)]))
+        print("pids", *sundog.get([who.remote("present") for _ in range(10)]))
         """,
         tmp_path,
     )

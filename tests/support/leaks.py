@@ -141,7 +141,9 @@ class Baseline:
         # Counted, not compared: numerical libraries end theirs before a fork and start others after it.
         if len(threads()) > len(self.threads):
             found.append(f"threads: {sorted(threads())}, of Python {threading.enumerate()}")
-        found += [f"mapping {start:x}-{end:x} {how}" for start, end, how in arena_mappings() if (start, end, how) not in self.mappings]
+        found += [
+            f"mapping {start:x}-{end:x} {how}" for start, end, how in arena_mappings() if (start, end, how) not in self.mappings
+        ]
         return found
 
     def check(self) -> None:

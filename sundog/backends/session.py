@@ -62,6 +62,10 @@ if TYPE_CHECKING:
 _FIRST_RETURN = (1).to_bytes(4, "big")
 _NO_ARGUMENTS_DATA = dumps(((), {}), PROTOCOL)
 _NO_ARGUMENTS = Value(len(_NO_ARGUMENTS_DATA), PICKLE, _NO_ARGUMENTS_DATA)
+#: Small values put here are remembered up to this many bytes each, with what an entry costs, and all together.
+_RECENT_MAX = 8 << 10
+_RECENT_COST = 200
+_RECENT_BYTES = 4 << 20
 #: A put of more than this is told at once, lest the facts hold too much memory.
 _KICK_BYTES = 16 << 10
 _new_id: Callable[[type[ObjectID[Any]], bytes], ObjectID[Any]] = bytes.__new__
@@ -85,6 +89,9 @@ class Session:
         #: The clock that deadlines are read from.
         self.now: Callable[[], Nanos] = getattr(port, "now", time.monotonic_ns)
         self._warned: set[str] = set()
+        #: Small values that were put here lately, so that reading one back need not ask the node.
+        self._recent: dict[bytes, Value] = {}
+        self._recent_bytes = 0
         #: What the client machine knows to be ready, if the port lets it be seen: spares ``wait`` the way there.
         self._ready: Container[bytes] = getattr(port, "ready", ())
 
@@ -224,11 +231,24 @@ class Session:
         facts, made_of, new = self._facts, self.id_class, _new_id
         facts += (put,)  # also tells that the reference is born
         reference = new(made_of, raw)
+        if packed.size <= _RECENT_MAX:
+            self._remember(raw, stored)
         if packed.size > _KICK_BYTES:
             port.kick()
         else:
             port.submitted()
         return reference
+
+    def _remember(self, raw: bytes, value: Value) -> None:
+        recent = self._recent
+        recent[raw] = value
+        self._recent_bytes += value.size + _RECENT_COST
+        while self._recent_bytes > _RECENT_BYTES:
+            try:
+                forgotten = recent.pop(next(iter(recent)))
+            except (KeyError, StopIteration, RuntimeError):  # another thread is at it
+                return
+            self._recent_bytes -= forgotten.size + _RECENT_COST
 
     def pack(self, label: str, value: Any) -> Packed:
         """Serialize ``value``; an error names the culprit, ``label`` being what the whole is called."""
@@ -271,6 +291,9 @@ class Session:
     def get_one(self, object_id: ObjectID[Any], timeout: float | None = None) -> Any:
         """Return the value of ``object_id``, waiting up to ``timeout`` seconds. Raises what the task raised; GetTimeoutError."""
         raw = object_id[:]
+        recent = self._recent.get(raw)
+        if recent is not None:
+            return self.read(raw, recent)
         answer = self.port.ask(self._get_requested((ids.ObjectID(raw),), timeout))
         if type(answer) is ResolveGet:
             value = answer.values[0]
@@ -287,6 +310,9 @@ class Session:
         if not object_ids:
             return []
         raws = raw_ids(object_ids)
+        recent = list(map(self._recent.get, raws))
+        if None not in recent:
+            return self.read_many(raws, recent)  # type: ignore[arg-type]  # just checked
         answer = self.port.ask(self._get_requested(raws, timeout))
         if type(answer) is ResolveGet:
             return self.read_many(raws, answer.values)

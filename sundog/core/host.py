@@ -192,4 +192,3 @@ class Host:
         Raises KeyError if there is no such table.
         """
         return tables.TABLES[name](self)
-

@@ -212,9 +212,7 @@ class Pipelines:
         if back:
             worker.forgetting = True
             worker.followers.clear()
-            self._before.append(
-                Send(worker.where, msg.TasksForgotten(back[0].sequence - 1, worker.sequence))
-            )
+            self._before.append(Send(worker.where, msg.TasksForgotten(back[0].sequence - 1, worker.sequence)))
         return list(back)
 
     def revoke_pins(self, worker: WorkerRecord, record: TaskRecord) -> None:

@@ -32,9 +32,7 @@ def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost)
     return text
 
 
-def epitaph(
-    record: TaskRecord, results: tuple[Result, ...], ran: Nanos, worker: ProcessID | None, node: NodeID
-) -> TaskGone:
+def epitaph(record: TaskRecord, results: tuple[Result, ...], ran: Nanos, worker: ProcessID | None, node: NodeID) -> TaskGone:
     """Return the journal's entry for a task that is over."""
     value = results[0].value if results else None
     failure = value.failure if value is not None else None

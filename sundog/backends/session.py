@@ -92,6 +92,11 @@ class Session:
         #: Small values that were put here lately, so that reading one back need not ask the node.
         self._recent: dict[bytes, Value] = {}
         self._recent_bytes = 0
+        #: Functions are exported once for all sessions of one scope: this one, unless they share their Python objects.
+        self.scope: object = getattr(port, "scope", self)
+        attach = getattr(port, "attach", None)
+        if attach is not None:
+            attach(self)
         #: What the client machine knows to be ready, if the port lets it be seen: spares ``wait`` the way there.
         self._ready: Container[bytes] = getattr(port, "ready", ())
 
@@ -134,7 +139,7 @@ class Session:
             if problem is not None:
                 raise TypeError(f"{options.name}.remote() {problem}")
         export = definition.export
-        if export is not None and export.session is self and ((fingerprint := export.fingerprint) is None or fingerprint.holds()):
+        if export is not None and export.scope is self.scope and ((fingerprint := export.fingerprint) is None or fingerprint.holds()):
             function_id = export.function_id
         else:
             function_id = self.functions.exported(definition)
@@ -176,6 +181,8 @@ class Session:
                 arguments = self.store(packed)
             assert arguments is not None
             task_id = port.lane().next_task()
+            if options.duration_model is not None:
+                self._declare_duration(task_id, options.duration_model)
             count = options.return_count
             submitted = TaskSubmitted(
                 TaskSpec(
@@ -199,6 +206,20 @@ class Session:
         made = list(references)
         port.submitted()
         return made if count else None
+
+    def _declare_duration(self, task_id: ids.TaskID, duration: Any) -> None:
+        """Tell the port, if it wants to know, how long a body takes where that is no number. Real bodies take what they take."""
+        declare = getattr(self.port, "declare_duration", None)
+        if declare is not None:
+            declare(task_id, duration)
+
+    def sleep(self, span: Nanos) -> None:
+        """Let ``span`` pass: of the port's time, if that has one of its own."""
+        sleep = getattr(self.port, "sleep", None)
+        if sleep is None:
+            time.sleep(span / SECOND)
+        else:
+            sleep(span)
 
     def cancel(self, object_ids: Sequence[ObjectID[Any]]) -> list[bool]:
         """Cancel the tasks behind ``object_ids`` that have not started; tell for each whether its task was."""

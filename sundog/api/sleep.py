@@ -14,9 +14,10 @@ def sleep(seconds: float) -> None:
     """
     span = round(amount(seconds, "sleep: seconds") * SECOND)
     session = current.session
-    if session is None:
-        import time
+    virtual = getattr(session.port, "sleep", None) if session is not None else None
+    if virtual is not None:
+        virtual(span)
+        return
+    import time
 
-        time.sleep(span / SECOND)
-    else:
-        session.sleep(span)
+    time.sleep(span / SECOND)

@@ -234,3 +234,8 @@ def _blank(
         if own:
             error.__dict__.update(own)
     return error
+
+
+def load_error(raw: bytes, error: Exception) -> SerializationError:
+    """Return the error for the value of the object ``raw``, whose reading raised ``error``."""
+    return SerializationError(f"the value of ObjectID({raw.hex()}) does not load here: {type(error).__name__}: {error}")

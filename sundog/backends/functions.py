@@ -47,7 +47,7 @@ class CallOptions(msgspec.Struct, frozen=True):
 
 
 class Export:
-    """That a function is known to a node under ``function_id``, as long as ``fingerprint`` holds, within ``scope`` (of sessions)."""
+    """That a function is known to a node under ``function_id``, as long as ``fingerprint`` holds, within ``scope``."""
 
     __slots__ = ("fingerprint", "function_id", "scope")
 

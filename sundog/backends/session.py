@@ -28,6 +28,7 @@ from sundog.backends.exceptions import (
     SerializationError,
     SundogError,
     failure_error,
+    load_error,
     task_error,
 )
 from sundog.backends.functions import CallOptions, Definition, Functions
@@ -92,11 +93,7 @@ class Session:
         #: Small values that were put here lately, so that reading one back need not ask the node.
         self._recent: dict[bytes, Value] = {}
         self._recent_bytes = 0
-        #: Functions are exported once for all sessions of one scope: this one, unless they share their Python objects.
-        self.scope: object = getattr(port, "scope", self)
-        attach = getattr(port, "attach", None)
-        if attach is not None:
-            attach(self)
+        self.scope: object = getattr(port, "scope", self)  #: all sessions of a scope export a function once: they share it
         #: What the client machine knows to be ready, if the port lets it be seen: spares ``wait`` the way there.
         self._ready: Container[bytes] = getattr(port, "ready", ())
 
@@ -139,7 +136,7 @@ class Session:
             if problem is not None:
                 raise TypeError(f"{options.name}.remote() {problem}")
         export = definition.export
-        if export is not None and export.scope is self.scope and ((fingerprint := export.fingerprint) is None or fingerprint.holds()):
+        if export is not None and export.scope is self.scope and ((known := export.fingerprint) is None or known.holds()):
             function_id = export.function_id
         else:
             function_id = self.functions.exported(definition)
@@ -181,8 +178,8 @@ class Session:
                 arguments = self.store(packed)
             assert arguments is not None
             task_id = port.lane().next_task()
-            if options.duration_model is not None:
-                self._declare_duration(task_id, options.duration_model)
+            if options.duration_model is not None and (declare := getattr(port, "declare_duration", None)) is not None:
+                declare(task_id, options.duration_model)  # real bodies take what they take
             count = options.return_count
             submitted = TaskSubmitted(
                 TaskSpec(
@@ -206,20 +203,6 @@ class Session:
         made = list(references)
         port.submitted()
         return made if count else None
-
-    def _declare_duration(self, task_id: ids.TaskID, duration: Any) -> None:
-        """Tell the port, if it wants to know, how long a body takes where that is no number. Real bodies take what they take."""
-        declare = getattr(self.port, "declare_duration", None)
-        if declare is not None:
-            declare(task_id, duration)
-
-    def sleep(self, span: Nanos) -> None:
-        """Let ``span`` pass: of the port's time, if that has one of its own."""
-        sleep = getattr(self.port, "sleep", None)
-        if sleep is None:
-            time.sleep(span / SECOND)
-        else:
-            sleep(span)
 
     def cancel(self, object_ids: Sequence[ObjectID[Any]]) -> list[bool]:
         """Cancel the tasks behind ``object_ids`` that have not started; tell for each whether its task was."""
@@ -322,7 +305,7 @@ class Session:
                 try:
                     return loads(value.data)
                 except Exception as error:
-                    raise _load_error(raw, error) from error
+                    raise load_error(raw, error) from error
             return self.read(raw, value)
         raise _rejection(answer)
 
@@ -378,7 +361,7 @@ class Session:
         except SundogError:
             raise
         except Exception as error:
-            raise _load_error(raw, error) from error
+            raise load_error(raw, error) from error
 
     def data(self, raw: bytes, value: Value) -> bytes | memoryview:
         """Return the bytes of a delivered value; if it lies in the arena, its grant returns with the last view of it."""
@@ -409,7 +392,7 @@ class Session:
                 except SundogError:
                     raise
                 except Exception as error:
-                    raise _load_error(raw, error) from error
+                    raise load_error(raw, error) from error
             return read
         except BaseException:
             untaken = {raw: None for raw, value in zip(raws, values, strict=True) if value.offset >= 0 and raw not in taken}
@@ -515,7 +498,3 @@ def _split(object_ids: Sequence[ObjectID[Any]], found: Sequence[bytes]) -> tuple
 def _rejection(answer: Action) -> BaseException:
     assert type(answer) is RejectRequest, answer
     return failure_error(answer.failure)
-
-
-def _load_error(raw: bytes, error: Exception) -> SerializationError:
-    return SerializationError(f"the value of ObjectID({raw.hex()}) does not load here: {type(error).__name__}: {error}")

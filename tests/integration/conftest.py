@@ -21,8 +21,8 @@ from tests.support.files import Gate, Notes
 from tests.support.inspection import table
 from tests.support.waiting import wait_until
 
-#: "simulated" and "cluster" slot in here.
-BACKENDS = ("local_processes",)
+#: "cluster" slots in here.
+BACKENDS = ("local_processes", "simulated")
 WITH_PROCESSES = frozenset({"local_processes", "cluster"})
 #: What the shared session is started with.
 SHARED: dict[str, Any] = {"num_workers": 2}

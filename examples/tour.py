@@ -168,7 +168,7 @@ def an_error():
     try:
         sundog.get(add.remote(good, bad))
     except ValueError as error:
-        say("except ValueError works, though it was raised elsewhere:", error.cause)
+        say("except ValueError works, though it was raised elsewhere:", error.args[0])
         say("it is also a sundog.TaskError:", isinstance(error, sundog.TaskError))
         return isinstance(error, sundog.TaskError)
     return False

@@ -70,7 +70,7 @@ class ClientProcess(Process):
             act.ResolveWait: answer,
             act.ResolveQuestion: answer,
             act.RejectRequest: answer,
-            act.ReportStuck: lambda action: self.show(action.text),
+            act.ReportStuck: lambda action: None,  # nobody sits before the screen for those virtual seconds
             act.ShowOutput: lambda action: self.show(action.message),
             act.PauseSubmissions: self._pause,
             act.CloseClient: lambda action: self.close_calls(action.reason),

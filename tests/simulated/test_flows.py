@@ -208,6 +208,11 @@ def test_repairs_equal_computing_from_nothing_and_no_byte_is_made_or_lost(
     assert run.bench.flows.refills == 0
 
 
+def settle(flows: Flows, link: Link) -> None:
+    """Have ``flows`` look at ``link`` now; its bandwidth stays what the program has made it."""
+    flows.set_bandwidth(link, link.bandwidth)
+
+
 @given(programs(), st.lists(st.integers(0, 200), max_size=30))
 def test_looking_often_changes_nothing(
     program: tuple[list[int], list[int], list[tuple[int, str, int, int, int]]], looks: list[int]
@@ -215,8 +220,7 @@ def test_looking_often_changes_nothing(
     """However a stretch of time is cut by settlings in which nothing changes, flows end at the same nanosecond."""
     plain, cut = Program(*program), Program(*program)
     for look in looks:
-        link = cut.ups[look % NODES]
-        cut.bench.at(look * SECOND // 50, partial(cut.bench.flows.set_bandwidth, link, link.bandwidth))
+        cut.bench.at(look * SECOND // 50, partial(settle, cut.bench.flows, cut.ups[look % NODES]))
     plain.bench.run(check=False)
     cut.bench.run(check=False)
     assert plain.bench.ended == cut.bench.ended

@@ -60,6 +60,8 @@ class Host:
         if clustered:
             self._machines.append(Membership(config, self.here))
         self.output = OutputBudget(config)
+        #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
+        self._last_output: dict[ProcessID, OutputRead] = {}
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
@@ -125,6 +127,8 @@ class Host:
 
     def _show(self, now: Nanos, fact: OutputRead, actions: list[Action]) -> None:
         text, dropped = self.output.admit(now, fact.worker, fact.text)
+        if self.output.next_deadline() is not None:
+            self._last_output[fact.worker] = fact
         if text or dropped:
             worker = self.local_scheduler.pool.workers.get(fact.worker)
             pid = worker.pid if worker is not None else 0
@@ -138,7 +142,8 @@ class Host:
             for worker, dropped in self.output.expire(now):
                 record = self.local_scheduler.pool.workers.get(worker)
                 pid = record.pid if record is not None else 0
-                actions.append(Send(self._driver, msg.OutputWritten(pid, "", 2, "", dropped)))
+                last = self._last_output.pop(worker, None) or OutputRead(worker, 2, "", "")
+                actions.append(Send(self._driver, msg.OutputWritten(pid, last.name, last.stream, "", dropped)))
         for index, machine in enumerate(self._machines):
             if not self._inboxes[index]:
                 deadline = machine.next_deadline()

@@ -27,6 +27,7 @@ WITH_PROCESSES = frozenset({"local_processes", "cluster"})
 #: What the shared session is started with.
 SHARED: dict[str, Any] = {"num_workers": 2}
 
+_HERE = Path(__file__).parent
 _MARK = leaks.mark_this_run()
 
 
@@ -81,11 +82,20 @@ class Sessions:
             before.check()
 
 
+_SESSIONS = Sessions()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # inside the capture, whose descriptors the check knows
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
+    """The shared session ends with the last test of this folder: other tests start their own."""
+    yield
+    if nextitem is None or _HERE not in nextitem.path.parents:
+        _SESSIONS.end()
+
+
 @pytest.fixture(scope="session")
-def sessions() -> Iterator[Sessions]:
-    made = Sessions()
-    yield made
-    made.end()
+def sessions() -> Sessions:
+    return _SESSIONS
 
 
 @pytest.fixture

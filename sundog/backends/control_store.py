@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 FLUSH_EVERY: Nanos = 100 * MILLISECOND
 #: Nodes, workers and rows already written are read again this often.
 REFRESH_EVERY: Nanos = 1 * SECOND
-#: New rows written per flush: 2 to 4 ms of Redis and its client. What is beyond it waits, and is mostly gone by then.
-ROWS_MAX = 200
+#: New rows written per flush: about 1 ms of Redis and its client, so 1 % of a core. What is beyond it waits, and is mostly gone by then.
+ROWS_MAX = 50
 #: Written rows of each table read again per refresh, in rotation.
-REFRESH_MAX = 200
+REFRESH_MAX = 50
 #: Tasks that ended told one by one per flush, and failures; the rest is counted only.
-ENDED_MAX = 256
+ENDED_MAX = 64
 FAILED_MAX = 1_000
 #: How long ``close`` waits for the last flush, in seconds.
 CLOSE_TIMEOUT = 3.0

@@ -56,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     #: Extents start at multiples of this (cache line, and what numpy likes).
     extent_alignment: int = 64
     #: Freed extents keep their pages for reuse up to this much; the rest goes back to the system.
-    warm_bytes_max: int = 512 * MIB
+    warm_bytes_max: int = 2 * GIB
     #: How long a put or a result waits for room before it fails.
     store_full_grace: Nanos = 5 * SECOND
 

@@ -79,5 +79,7 @@ def measure() -> list[Row]:
     shares, with_redis = with_and_without_redis()
     share = sorted(shares)[len(shares) // 2]
     rows.append(at_least("control store in Redis: share of throughput kept, by CPU", 0.90, share, "", ".2f"))
-    rows.append(info("of these, in us; shares of all pairs", f"{text(with_redis)}; {', '.join(f'{s:.2f}' for s in sorted(shares))}"))
+    rows.append(
+        info("of these, in us; shares of all pairs", f"{text(with_redis)}; {', '.join(f'{s:.2f}' for s in sorted(shares))}")
+    )
     return rows

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FLUSH_EVERY: Nanos = 100 * MILLISECOND
 #: Nodes, workers and rows already written are read again this often.
 REFRESH_EVERY: Nanos = 1 * SECOND
-#: New rows written per flush: about 1 ms of Redis and its client, 1 % of a core. What is beyond it waits, and is mostly gone by then.
+#: New rows written per flush: about 1 ms of Redis and its client, 1 % of a core. What is beyond it waits; most is gone by then.
 ROWS_MAX = 50
 #: Written rows of each table read again per refresh, in rotation.
 REFRESH_MAX = 50

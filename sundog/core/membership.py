@@ -34,6 +34,8 @@ class Membership:
         self._config = config
         self._node = node_of(here)
         self.members: dict[NodeID, msg.NodeJoined] = {}
+        #: Their numbers are never given again.
+        self.lost: dict[NodeID, None] = {}
         self._silences: Deadlines[NodeID] = Deadlines()
         #: When the loop was last asked to step this machine.
         self._asked_for: Nanos | None = None
@@ -121,5 +123,6 @@ class Membership:
                 actions.append(Send(address(joined.node, HOST), member))
 
     def _announce(self, lost: NodeID, actions: list[Action], *, heard_here: bool) -> None:
+        self.lost[lost] = None
         tell = [node for node in self.members if node != self._node or not heard_here]
         actions += [Send(address(node, HOST), msg.NodeLost(lost)) for node in tell]

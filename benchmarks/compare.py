@@ -62,7 +62,7 @@ class Peer:
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        return json.loads(line) if line else {"cannot": "its process ended"}  # type: ignore[no-any-return]
+        return json.loads(line) if line else {"cannot": "its process ended"}
 
 
 def per_second(answer: dict[str, Any]) -> float:

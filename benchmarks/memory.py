@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import sundog
 from benchmarks.measure import Row, at_most, info
@@ -45,7 +46,7 @@ def grown(work: Callable[[], object]) -> tuple[float, float]:
     return (now[0] - before[0]) / COUNT, (now[1] - before[1]) / COUNT
 
 
-def finished_references() -> list[object]:
+def finished_references() -> list[Any]:
     """COUNT finished tasks whose IDs are kept."""
     ids = [nothing.remote() for _ in range(COUNT)]
     for start in range(0, COUNT, 10_000):
@@ -53,7 +54,7 @@ def finished_references() -> list[object]:
     return list(ids)
 
 
-def in_flight(path: str) -> list[object]:
+def in_flight(path: str) -> list[Any]:
     """COUNT tasks that wait for another, all known to the node."""
     blocker = until_exists.remote(path)
     ids = [after.remote(blocker) for _ in range(COUNT)]

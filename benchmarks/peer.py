@@ -106,7 +106,7 @@ class Futures(Engine):
         from concurrent.futures import ProcessPoolExecutor
 
         self._pool = ProcessPoolExecutor(WORKERS)
-        self.call = self._pool.submit  # type: ignore[method-assign]
+        self.call = self._pool.submit  # type: ignore[method-assign, assignment]
         self.close = self._pool.shutdown  # type: ignore[method-assign]
 
     def get(self, pending: list[Any]) -> list[Any]:
@@ -118,7 +118,7 @@ class Joblib(Futures):
         from joblib.externals.loky import get_reusable_executor
 
         self._pool = get_reusable_executor(max_workers=WORKERS)
-        self.call = self._pool.submit  # type: ignore[method-assign]
+        self.call = self._pool.submit  # type: ignore[method-assign, assignment]
         self.close = self._pool.shutdown  # type: ignore[method-assign]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sundog
 from benchmarks.measure import Row, at_least, info, rate
 
@@ -16,7 +18,7 @@ def measure() -> list[Row]:
     count = 10_000
     with sundog.init(num_workers=2):
         many = rate(lambda: sundog.get([nothing.remote() for _ in range(count)]), count, warmups=2)
-        kept: list[object] = []
+        kept: list[Any] = []
         submit = rate(lambda: kept.extend(nothing.remote() for _ in range(count)), count, repeats=3)
         sundog.get(kept)
     return [

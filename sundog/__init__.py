@@ -14,6 +14,7 @@ from sundog.api.collections import as_completed, cancel, map
 from sundog.api.get_put_wait import get, put, wait
 from sundog.api.lifecycle import init, is_initialized, shutdown
 from sundog.api.remote import RemoteFunction, remote
+from sundog.api.sleep import sleep
 from sundog.backends.exceptions import (
     DeadlockError,
     FunctionMissingError,
@@ -67,6 +68,7 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "sleep",
     "table",
     "wait",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from time import monotonic
 from typing import Any, TypeVar, overload
 
 from sundog.api import get_put_wait, lifecycle
@@ -12,6 +11,7 @@ from sundog.api.remote import RemoteFunction, remote
 from sundog.backends.exceptions import GetTimeoutError
 from sundog.backends.functions import Definition
 from sundog.backends.object_ref import ObjectID
+from sundog.core.units import SECOND
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -39,9 +39,11 @@ class Chunk:
 _chunked: weakref.WeakKeyDictionary[Definition, RemoteFunction[Any, Any]] = weakref.WeakKeyDictionary()
 
 
-def map(
-    function: RemoteFunction[..., T] | Callable[[U], T], iterable: Iterable[U], *, chunk_size: int | None = None
-) -> Iterator[T]:
+@overload
+def map(function: RemoteFunction[..., T], iterable: Iterable[Any], *, chunk_size: int | None = ...) -> Iterator[T]: ...
+@overload
+def map(function: Callable[[U], T], iterable: Iterable[U], *, chunk_size: int | None = ...) -> Iterator[T]: ...
+def map(function: Any, iterable: Iterable[Any], *, chunk_size: int | None = None) -> Iterator[Any]:
     """Call ``function`` for each item in tasks of ``chunk_size`` items; return an iterator over the values, in order.
 
     All tasks are submitted before this returns. ``function`` may be plain or remote (its options then hold for every
@@ -87,9 +89,10 @@ def _each(object_ids: list[ObjectID[T]]) -> Iterator[T]:
 def as_completed(ids: Iterable[ObjectID[T]], *, timeout: float | None = None) -> Iterator[ObjectID[T]]:
     """Yield each of ``ids`` as soon as it is ready. ``timeout``: seconds for all of them; then GetTimeoutError is raised."""
     rest = list(dict.fromkeys(ids))
-    deadline = None if timeout is None else monotonic() + timeout
+    now = lifecycle.session().now
+    deadline = None if timeout is None else now() + timeout * SECOND
     while rest:
-        left = None if deadline is None else max(0.0, deadline - monotonic())
+        left = None if deadline is None else max(0.0, (deadline - now()) / SECOND)
         ready, rest = get_put_wait.wait(rest, 1, left)
         if not ready:
             raise GetTimeoutError(f"as_completed: {len(rest)} objects were not ready within {timeout:g} s")

@@ -62,6 +62,7 @@ def init(
     backend: str = "local_processes",
     record: str | os.PathLike[str] | None = None,
     config: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Context:
     """Start a session: a node with its workers, which end with this process, however it ends.
 
@@ -70,7 +71,8 @@ def init(
     shared memory (default: 40 % of the machine's). ``seed`` (also ``object_id_seed``): makes object IDs and the workers' random
     streams the same from run to run. ``redis``: the URL of a Redis that is to hold the control state, or True to start one for
     the session. ``backend``: what runs it. ``record``: a file for the record of every decision. ``config``: limits
-    of ``sundog.core.config.Config`` by name.
+    of ``sundog.core.config.Config`` by name. ``options``: what only some backends know, such as ``nodes`` and ``durations`` of
+    ``backend="simulated"``.
 
     Raises RuntimeError if there is a session already, or in a worker; TypeError or ValueError for a setting that makes no sense;
     OSError if the system refuses.
@@ -93,10 +95,12 @@ def init(
         settings = _config(num_workers, num_cpus, num_gpus, resources, object_store_memory, config)
         if redis is not None and not isinstance(redis, (str, bool)):
             raise TypeError(f"redis takes a URL, or True to start a server for the session, not {redis!r}")
-        start = _backend(backend).start
+        chosen = _backend(backend)
+        _check_options(chosen, backend, options)
         _starting = True
         try:
-            port = start(settings, seed=_seed(seed), redis=redis or None, record=None if record is None else os.fspath(record))
+            path = None if record is None else os.fspath(record)
+            port = chosen.start(settings, seed=_seed(seed), redis=redis or None, record=path, **options)
         finally:
             _starting = False
         try:
@@ -155,6 +159,35 @@ def _backend(name: Any) -> Any:
         if error.name is not None and error.name.startswith(f"sundog.backends.{name}"):
             raise ValueError(f"backend={name!r} is not there yet: use 'local_processes'") from None
         raise
+
+
+def _check_options(chosen: Any, backend: str, options: Mapping[str, Any]) -> None:
+    """Refuse what the backend does not know, and say who does, or what it does know."""
+    known = getattr(chosen, "OPTIONS", ())
+    for name in options:
+        if name in known:
+            continue
+        for other in _BACKENDS:
+            if other != backend and name in getattr(_backend_if_there(other), "OPTIONS", ()):
+                raise TypeError(f"init: {name} is an option of backend={other!r}, and this is backend={backend!r}")
+        from difflib import get_close_matches
+
+        names = [*_common_names(), *known]
+        close = get_close_matches(name, names, 1)
+        meant = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+        raise TypeError(f"init has no option {name!r} with backend={backend!r}{meant}")
+
+
+def _common_names() -> list[str]:
+    """Return the names of the settings that every backend takes."""
+    return list(init.__kwdefaults__ or ())
+
+
+def _backend_if_there(name: str) -> Any:
+    try:
+        return _backend(name)
+    except (ImportError, ValueError):
+        return None
 
 
 def _seed(seed: Any) -> bytes | None:

@@ -37,6 +37,7 @@ def parse_options(function_name: str, asked: Mapping[str, Any]) -> CallOptions:
         calls_max=_integer(asked, "max_calls", 0, 0),
         priority=_integer(asked, "priority", 0, -(1 << 31)),
         duration=_duration(asked),
+        duration_model=_duration_model(asked),
     )
 
 
@@ -60,8 +61,10 @@ def amount(value: Any, what: str) -> float:
     """Return ``value``, an amount of a resource. Raises TypeError or ValueError, naming ``what``, if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} takes a number, not {value!r}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{what}={value!r}: an amount is 0 or more")
+    if value < 0:
+        raise ValueError(f"{what}={value!r} is negative: ask for 0 or more")
+    if not value < float("inf"):
+        raise ValueError(f"{what}={value!r}: an amount is a finite number")
     return value
 
 
@@ -100,4 +103,14 @@ def _integer(asked: Mapping[str, Any], name: str, default: int, least: int) -> i
 
 def _duration(asked: Mapping[str, Any]) -> Nanos | None:
     value = asked.get("duration")
-    return None if value is None else round(amount(value, "duration") * SECOND)
+    return None if value is None or _is_model(value) else round(amount(value, "duration") * SECOND)
+
+
+def _duration_model(asked: Mapping[str, Any]) -> Any:
+    value = asked.get("duration")
+    return value if _is_model(value) else None
+
+
+def _is_model(duration: Any) -> bool:
+    """Tell whether a duration is a function of the arguments or a distribution, which only the simulator can read."""
+    return callable(duration) or callable(getattr(duration, "draw", None))

@@ -67,8 +67,9 @@ class RemoteFunction(Generic[P, T]):
         def options(self, *, num_returns: int, **options: Any) -> ManyReturns[P]: ...
 
         def options(self, **options: Any) -> Any:
-            """Return the same function with other options, the ones of :func:`remote`, and ``duration``: how many seconds
-            its calls take in the simulator's virtual time. Raises TypeError or ValueError for what is no such option."""
+            """Return the same function with other options, the ones of :func:`remote`, and ``duration``: how long its
+            calls take in the simulator's virtual time, in seconds, as a function of the arguments or as a distribution.
+            Raises TypeError or ValueError for what is no such option."""
             raise NotImplementedError
 
     else:

@@ -7,7 +7,7 @@ and ``except sundog.TaskError`` both catch it. Such classes are made on demand b
 from __future__ import annotations
 
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from sundog.core.task import Failure, FailureKind
 
@@ -52,56 +52,66 @@ class ObjectStoreFullError(SundogError, MemoryError):
 ObjectStoreFull = ObjectStoreFullError
 
 
+class Details(NamedTuple):
+    """What is known of a task's failure."""
+
+    message: str = ""
+    function_name: str = ""
+    cause: BaseException | None = None
+    remote_traceback: str = ""
+    trail: tuple[str, ...] = ()
+    pid: int = 0
+
+
+_UNKNOWN = Details()
+
+
+class _Detail:
+    """Reads one of the details; an attribute of the same name that the task's own exception has goes first."""
+
+    __slots__ = ("_index",)
+
+    def __init__(self, name: str) -> None:
+        self._index = Details._fields.index(name)
+
+    def __get__(self, error: BaseException | None, kind: type) -> Any:
+        return self if error is None else error.__dict__.get("_details", _UNKNOWN)[self._index]
+
+
 class TaskError(SundogError):
-    """A task failed.
+    """A task failed. Besides the arguments and attributes of the exception that it raised, an instance has these."""
 
-    ``function_name``: the task's function; ``cause``: the exception that it raised, or None if that could not be brought here;
-    ``remote_traceback``: its traceback as text; ``trail``: the tasks, outermost first, that did not run because this error was
-    one of their arguments; ``pid``: the worker, 0 if unknown.
-    """
+    #: The name of the task's function.
+    function_name = cast(str, _Detail("function_name"))
+    #: The exception that the task raised, or None if it could not be brought here.
+    cause = cast("BaseException | None", _Detail("cause"))
+    #: Its traceback, as text.
+    remote_traceback = cast(str, _Detail("remote_traceback"))
+    #: The tasks, outermost first, that did not run because this error was one of their arguments.
+    trail = cast("tuple[str, ...]", _Detail("trail"))
+    #: The worker's process, 0 if unknown.
+    pid = cast(int, _Detail("pid"))
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        function_name: str = "",
-        cause: BaseException | None = None,
-        remote_traceback: str = "",
-        trail: tuple[str, ...] = (),
-        pid: int = 0,
-    ) -> None:
-        self.args = (message,)
-        self._describe(message, function_name, cause, remote_traceback, trail, pid)
+    _details: Details = _UNKNOWN
 
-    def _describe(
-        self,
-        message: str,
-        function_name: str,
-        cause: BaseException | None,
-        remote_traceback: str,
-        trail: tuple[str, ...],
-        pid: int,
-    ) -> None:
-        self.message = message
-        self.function_name = function_name
-        self.cause = cause
-        self.remote_traceback = remote_traceback
-        self.trail = trail
-        self.pid = pid
+    def __init__(self, *args: object) -> None:
+        self.args = args
 
     def __str__(self) -> str:
-        text = self.message
-        if self.trail:
-            text += f"\n  path: {' -> '.join((*self.trail, self.function_name or '?'))} (each waited for the next one's value)"
-        if self.remote_traceback:
-            text += "\n" + self.remote_traceback.rstrip("\n")
+        details = self._details
+        text = details.message or ", ".join(map(str, self.args))
+        if details.trail:
+            path = " -> ".join((*details.trail, details.function_name or "?"))
+            text = f"{path} (each needed the value of the next)\n{text}"
+        if details.remote_traceback:
+            text += "\n" + details.remote_traceback.rstrip("\n")
         return text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        described = (self.message, self.function_name, self.cause, self.remote_traceback, self.trail, self.pid)
         plain = next(kind for kind in type(self).__mro__ if "_made_for" not in vars(kind))
         made_for = getattr(type(self), "_made_for", None)
-        return (_rebuild, (plain, made_for if self.cause is None else None, described))
+        details = self._details if self._details.message else Details(message=str(self))
+        return (_rebuild, (plain, made_for if details.cause is None else None, *details))
 
 
 class TaskCrashedError(TaskError):
@@ -136,26 +146,24 @@ _BY_KIND: dict[FailureKind, type[SundogError]] = {
     FailureKind.SESSION_CLOSED: SessionClosedError,
 }
 
+#: Py_TPFLAGS_HEAPTYPE: the class was written in Python.
+_HEAP_TYPE = 1 << 9
 _types: dict[type[BaseException], type[TaskError]] = {}
 
 
 def failure_error(failure: Failure, trail: tuple[str, ...] = ()) -> SundogError:
     """Return the exception for what core found. With a ``trail``, tasks failed because of it, and it is a TaskError too."""
     kind = _BY_KIND.get(failure.kind, SundogError)
-    if issubclass(kind, TaskError):
-        return kind(failure.message, function_name=trail[-1] if trail else "", trail=trail[:-1])
-    if not trail:
+    if not trail and not issubclass(kind, TaskError):
         return kind(failure.message)
     error = _blank(task_error_type(kind), kind, (failure.message,))
-    error._describe(failure.message, trail[-1], None, "", trail[:-1], 0)
+    error._details = Details(failure.message, trail[-1] if trail else "", trail=trail[:-1])
     return error
 
 
-def task_error(
-    message: str, function_name: str, cause: BaseException | None, remote_traceback: str, trail: tuple[str, ...], pid: int
-) -> TaskError:
-    """Return the TaskError for a task that raised ``cause``: also an instance of the cause's type wherever that is possible."""
-    return _rebuild(TaskError, None, (message, function_name, cause, remote_traceback, trail, pid))
+def task_error(details: Details) -> TaskError:
+    """Return the TaskError of ``details``: also an instance of its cause's type wherever that is possible."""
+    return _rebuild(TaskError, None, *details)
 
 
 def task_error_type(kind: type[BaseException]) -> type[TaskError]:
@@ -180,31 +188,24 @@ def task_error_type(kind: type[BaseException]) -> type[TaskError]:
     return made
 
 
-def _rebuild(plain: type[TaskError], made_for: type[BaseException] | None, described: tuple[Any, ...]) -> TaskError:
-    cause = described[2]
-    root = cause
-    while isinstance(root, TaskError) and root.cause is not None:
-        root = root.cause
-    error: TaskError | None = None
+def _rebuild(plain: type[TaskError], made_for: type[BaseException] | None, *described: Any) -> TaskError:
+    details = Details(*described)
+    root = details.cause
+    while isinstance(root, TaskError) and root._details.cause is not None:
+        root = root._details.cause
     if plain is not TaskError:
-        error = plain(described[0])
+        error = plain(details.message)
     elif root is not None:
-        kind = _natural_type(root)
+        kind = getattr(type(root), "_made_for", type(root))
         error = _blank(task_error_type(kind), kind, root.args, root)
     elif made_for is not None:
-        error = _blank(task_error_type(made_for), made_for, (described[0],))
-    if error is None:
-        error = TaskError(described[0])
-    error._describe(*described)
-    if cause is not None:
-        error.__cause__ = cause
+        error = _blank(task_error_type(made_for), made_for, (details.message,))
+    else:
+        error = TaskError(details.message)
+    error._details = details
+    if details.cause is not None:
+        error.__cause__ = details.cause
     return error
-
-
-def _natural_type(error: BaseException) -> type[BaseException]:
-    """Return the error's type; for a class made by :func:`task_error_type`, the one that it was made for."""
-    kind: type[BaseException] = getattr(type(error), "_made_for", type(error))
-    return kind
 
 
 def _blank(
@@ -214,22 +215,27 @@ def _blank(
 
     A user's ``__init__`` may want other arguments than ``args`` holds, so only that of the built-in base runs.
     """
-    builtin = next(base for base in natural.__mro__ if not base.__flags__ & (1 << 9))  # not a heap type: written in C
+    written_in_c = [base for base in natural.__mro__ if not base.__flags__ & _HEAP_TYPE and base is not object]
     try:
-        error = builtin.__new__(kind, *args)
-        assert isinstance(error, TaskError)
-        builtin.__init__(error, *args)  # type: ignore[misc]  # the class's own, and on purpose
+        error = kind(*args)
+        written_in_c[0].__init__(error, *args)  # type: ignore[misc]  # the class's own, and on purpose
     except Exception:
-        error = TaskError.__new__(kind if builtin is Exception else TaskError)
+        error = TaskError(*args)
     error.args = args
     if like is not None:
-        for name, descriptor in vars(builtin).items():
-            if not name.startswith("_") and isinstance(descriptor, (MemberDescriptorType, GetSetDescriptorType)) and name != "args":
-                try:
-                    setattr(error, name, getattr(like, name))
-                except (AttributeError, TypeError):
-                    pass
+        for base in written_in_c[:-1]:
+            for name, descriptor in vars(base).items():
+                if not name.startswith("_") and isinstance(descriptor, (MemberDescriptorType, GetSetDescriptorType)):
+                    try:
+                        setattr(error, name, getattr(like, name))
+                    except (AttributeError, TypeError):
+                        pass  # read-only, or not set
         own = getattr(like, "__dict__", None)
         if own:
             error.__dict__.update(own)
     return error
+
+
+def load_error(raw: bytes, error: Exception) -> SerializationError:
+    """Return the error for the value of the object ``raw``, whose reading raised ``error``."""
+    return SerializationError(f"the value of ObjectID({raw.hex()}) does not load here: {type(error).__name__}: {error}")

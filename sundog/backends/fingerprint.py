@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from functools import _lru_cache_wrapper as LruCache
 from functools import lru_cache, partial
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -57,8 +58,10 @@ class Fingerprint:
                 pending.append(thing.__func__)
             elif isinstance(thing, partial):
                 pending.append(thing.func)
-            elif hasattr(type(thing), "__sundog_reduce__"):
+            elif isinstance(thing, LruCache) or hasattr(type(thing), "__sundog_reduce__"):
                 pending.append(thing.__wrapped__)
+            elif thing is function:
+                pending.append(getattr(thing, "__wrapped__", None))
 
     def _watch(self, function: FunctionType, pending: list[Any]) -> None:
         self._functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))

@@ -42,15 +42,17 @@ class CallOptions(msgspec.Struct, frozen=True):
     calls_max: int = 0
     priority: int = 0
     duration: Nanos | None = None
+    #: How long the body takes in virtual time, where that is declared as a function of the arguments or a distribution.
+    duration_model: Any = None
 
 
 class Export:
-    """That a function is known to a session's node under ``function_id``, as long as ``fingerprint`` holds."""
+    """That a function is known to a node under ``function_id``, as long as ``fingerprint`` holds, within ``scope``."""
 
-    __slots__ = ("fingerprint", "function_id", "session")
+    __slots__ = ("fingerprint", "function_id", "scope")
 
-    def __init__(self, session: Session, function_id: FunctionID, fingerprint: Fingerprint | None) -> None:
-        self.session = session
+    def __init__(self, scope: object, function_id: FunctionID, fingerprint: Fingerprint | None) -> None:
+        self.scope = scope
         self.function_id = function_id
         self.fingerprint = fingerprint
 
@@ -95,7 +97,7 @@ def _known(function_id: FunctionID, name: str, arity: Arity) -> Definition:
         raise NotInitializedError(current.absent or "a remote function can be unpickled only in a session: call sundog.init()")
     definition = Definition(None, name)
     definition._arity = arity
-    definition.export = Export(session, function_id, None)
+    definition.export = Export(session.scope, function_id, None)
     return definition
 
 
@@ -126,7 +128,7 @@ class Functions:
         Raises SerializationError, naming the culprit, if it cannot be pickled.
         """
         export = definition.export
-        if export is not None and export.session is self._session:
+        if export is not None and export.scope is self._session.scope:
             fingerprint = export.fingerprint
             if fingerprint is None or fingerprint.holds():
                 return export.function_id
@@ -169,7 +171,7 @@ class Functions:
                 f"remote function {definition.name!r} takes {packed.size >> 20} MB of closure variables and globals with it; "
                 "put them with sundog.put and pass the ID as an argument"
             )
-        export = Export(session, function_id, fingerprint)
+        export = Export(session.scope, function_id, fingerprint)
         fact = FunctionExported(function_id, definition.name, inline(packed))
         self._told.append((definition, export, fact))
         if packed.contained:
@@ -204,6 +206,6 @@ def load_function(name: str, code: Value) -> LoadedFunction:
         if isinstance(error, ImportError):
             advice = ". Workers import with the sys.path and environment that the driver had when it called sundog.init()"
         raise FunctionMissingError(
-            f"function {name!r} does not load in the worker: {type(error).__name__}: {error}{advice}", function_name=name
+            f"function {name!r} does not load in the worker: {type(error).__name__}: {error}{advice}"
         ) from error
     return LoadedFunction(call, retry_exceptions)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def future(session: Session, object_id: ObjectID[Any]) -> Future[Any]:
     """Return a future that any thread may wait on. Values are read, and callbacks run, on the loop's thread."""
-    made: Future[Any] = Future()
+    made: Future[Any] = getattr(session.port, "new_future", Future)()
     request = session.port.next_request()
     raw = object_id[:]
 

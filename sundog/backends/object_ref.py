@@ -43,7 +43,7 @@ class ObjectID(bytes, Generic[T]):
     #: The session that counts it; set by :func:`bind`.
     session: Session
 
-    def __new__(cls, raw: bytes) -> ObjectID[T]:
+    def __new__(cls, raw: bytes) -> ObjectID[Any]:
         if current.session is None:
             raise NotInitializedError(current.absent or "an ObjectID means something only in a session: call sundog.init() first")
         if len(raw) != OBJECT_ID_BYTES:
@@ -64,10 +64,16 @@ class ObjectID(bytes, Generic[T]):
 
     def future(self) -> Future[T]:
         """Return a ``concurrent.futures.Future`` of the value (or error). Its callbacks run on sundog's thread: keep them short."""
+        self._check_session()
         return self.session.future(self)
 
     def __await__(self) -> Generator[Any, None, T]:
+        self._check_session()
         return self.session.async_future(self).__await__()
+
+    def _check_session(self) -> None:
+        if current.session is None:
+            raise NotInitializedError(current.absent or "the session of this ObjectID has ended")
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError(

@@ -33,7 +33,7 @@ class Payloads:
             return stripped if any(new is not old for new, old in zip(stripped, item, strict=True)) else item
         fields = self._fields.get(kind)
         if fields is None:
-            fields = self._fields[kind] = _payload_fields(kind)
+            fields = self._fields[kind] = payload_fields(kind)
         changes = {}
         for name in fields:
             old = getattr(item, name)
@@ -56,7 +56,7 @@ class Payloads:
         else:
             fields = self._fields.get(kind)
             if fields is None:
-                fields = self._fields[kind] = _payload_fields(kind)
+                fields = self._fields[kind] = payload_fields(kind)
             for name in fields:
                 self.learn(getattr(item, name))
 
@@ -66,7 +66,7 @@ class Payloads:
         return blake2b(payload, digest_size=_DIGEST_BYTES).digest()
 
 
-def _payload_fields(kind: type) -> tuple[str, ...]:
+def payload_fields(kind: type) -> tuple[str, ...]:
     """Return the fields of a struct in which a payload may lie."""
     if not issubclass(kind, msgspec.Struct):
         return ()
@@ -78,5 +78,5 @@ def _may_hold_payload(hint: Any) -> bool:
     if hint in (Value, TableGiven, Fact):
         return True
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return bool(_payload_fields(hint))
+        return bool(payload_fields(hint))
     return any(_may_hold_payload(part) for part in get_args(hint))

@@ -11,8 +11,10 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
+from functools import _lru_cache_wrapper as LruCache
+from functools import lru_cache
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NewType, ParamSpec, Protocol
 
 from sundog.backends.object_ref import ObjectID, reference
 
@@ -29,6 +31,10 @@ _importable: dict[str, bool] = {}
 #: Types of importable modules whose instances need no look: they pickle as they are.
 _ordinary: set[type] = set()
 _ORDINARY_MAX = 1000
+
+
+#: Types whose instances pickle puts down by their names alone, so that a worker would have to find them.
+_NAMED = frozenset({FunctionType, LruCache, NewType, ParamSpec})
 
 
 class NeedsValue(Exception):
@@ -107,6 +113,20 @@ def by_reference(thing: Any) -> bool:
     return found is thing and importable(name)
 
 
+def _reduced_by_value(thing: Any) -> tuple[Any, ...]:
+    """Return the reduction of what cloudpickle, too, would put down by its name."""
+    if isinstance(thing, LruCache):
+        parameters = thing.cache_parameters()
+        return (_cached, (thing.__wrapped__, parameters["maxsize"], parameters["typed"]))
+    if isinstance(thing, NewType):
+        return (NewType, (thing.__name__, thing.__supertype__))
+    return (ParamSpec, (thing.__name__,))
+
+
+def _cached(function: Any, maxsize: int | None, typed: bool) -> Any:
+    return lru_cache(maxsize=maxsize, typed=typed)(function)
+
+
 class PlainPickler(pickle.Pickler):
     """Plain pickle, with counted ObjectIDs; raises NeedsValue at what a worker could not import."""
 
@@ -121,7 +141,7 @@ class PlainPickler(pickle.Pickler):
         kind = type(thing)
         if kind in _ordinary:
             return NotImplemented
-        if kind is FunctionType or isinstance(thing, type):
+        if kind in _NAMED or isinstance(thing, type):
             if by_reference(thing):
                 return NotImplemented
             raise NeedsValue
@@ -178,6 +198,8 @@ def _make_value_pickler() -> Any:
                 return thing.__sundog_reduce__(self.session)
             elif kind is ModuleType:
                 _by_value_if_unimportable(thing.__name__)
+            elif kind in _NAMED and not by_reference(thing):
+                return _reduced_by_value(thing)
             return super().reducer_override(thing)
 
     def _by_value_if_unimportable(name: Any) -> None:

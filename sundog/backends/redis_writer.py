@@ -308,6 +308,8 @@ class Writer:
         self._back_off = BACK_OFF_FIRST
         if self._warned:
             self._say(Report(resend=True))
+        elif self._server is not None:
+            self._say(Report(warning=f"control state is in Redis: redis-cli -s {self._server.socket} --scan"))
 
     def _away(self, error: Exception) -> None:
         if self._tables is not None:

@@ -149,12 +149,13 @@ def _pack_array(array: Any) -> Packed | None:
 
 
 def _unpack_array(data: bytes | memoryview) -> Any:
-    from numpy import dtype, ndarray
+    from numpy import frombuffer
 
     (length,) = _LENGTH.unpack_from(data)
     end = _LENGTH.size + length
     kind, shape, order = msgspec.msgpack.decode(data[_LENGTH.size : end])
-    return ndarray(shape, dtype(kind), data, -(-end // _ALIGNMENT) * _ALIGNMENT, None, order)
+    # Not numpy.ndarray(buffer=...): that looks for the bytes' owner behind the memoryview, and forgets the view that pins them.
+    return frombuffer(data, kind, -1, -(-end // _ALIGNMENT) * _ALIGNMENT).reshape(shape, order=order)
 
 
 def pack_any(session: Session | None, value: Any, *, by_value: bool = False) -> Packed:
@@ -242,5 +243,5 @@ def describe_error(value: Value) -> str:
     if value.offset >= 0 or value.format != ERROR:
         return f"an error of {value.size} bytes: sundog.get shows it"
     report = read_report(value.data)
-    path = f"  path: {' -> '.join((*value.trail, report.function_name))}\n" if value.trail else ""
-    return f"task {report.function_name!r} failed: {report.summary}\n{path}{report.traceback}".rstrip("\n")
+    path = f"{' -> '.join((*value.trail, report.function_name))} (each needed the value of the next)\n" if value.trail else ""
+    return f"{path}task {report.function_name!r} failed: {report.summary}\n{report.traceback}".rstrip("\n")

@@ -23,10 +23,12 @@ from sundog.backends import culprit
 from sundog.backends.arguments import pack_arguments, pack_simple
 from sundog.backends.base import Port
 from sundog.backends.exceptions import (
+    Details,
     ObjectStoreFullError,
     SerializationError,
     SundogError,
     failure_error,
+    load_error,
     task_error,
 )
 from sundog.backends.functions import CallOptions, Definition, Functions
@@ -61,6 +63,10 @@ if TYPE_CHECKING:
 _FIRST_RETURN = (1).to_bytes(4, "big")
 _NO_ARGUMENTS_DATA = dumps(((), {}), PROTOCOL)
 _NO_ARGUMENTS = Value(len(_NO_ARGUMENTS_DATA), PICKLE, _NO_ARGUMENTS_DATA)
+#: Small values put here are remembered up to this many bytes each, with what an entry costs, and all together.
+_RECENT_MAX = 8 << 10
+_RECENT_COST = 200
+_RECENT_BYTES = 4 << 20
 #: A put of more than this is told at once, lest the facts hold too much memory.
 _KICK_BYTES = 16 << 10
 _new_id: Callable[[type[ObjectID[Any]], bytes], ObjectID[Any]] = bytes.__new__
@@ -84,6 +90,10 @@ class Session:
         #: The clock that deadlines are read from.
         self.now: Callable[[], Nanos] = getattr(port, "now", time.monotonic_ns)
         self._warned: set[str] = set()
+        #: Small values that were put here lately, so that reading one back need not ask the node.
+        self._recent: dict[bytes, Value] = {}
+        self._recent_bytes = 0
+        self.scope: object = getattr(port, "scope", self)  #: all sessions of a scope export a function once: they share it
         #: What the client machine knows to be ready, if the port lets it be seen: spares ``wait`` the way there.
         self._ready: Container[bytes] = getattr(port, "ready", ())
 
@@ -126,7 +136,7 @@ class Session:
             if problem is not None:
                 raise TypeError(f"{options.name}.remote() {problem}")
         export = definition.export
-        if export is not None and export.session is self and ((fingerprint := export.fingerprint) is None or fingerprint.holds()):
+        if export is not None and export.scope is self.scope and ((known := export.fingerprint) is None or known.holds()):
             function_id = export.function_id
         else:
             function_id = self.functions.exported(definition)
@@ -168,6 +178,8 @@ class Session:
                 arguments = self.store(packed)
             assert arguments is not None
             task_id = port.lane().next_task()
+            if options.duration_model is not None and (declare := getattr(port, "declare_duration", None)) is not None:
+                declare(task_id, options.duration_model)  # real bodies take what they take
             count = options.return_count
             submitted = TaskSubmitted(
                 TaskSpec(
@@ -223,11 +235,24 @@ class Session:
         facts, made_of, new = self._facts, self.id_class, _new_id
         facts += (put,)  # also tells that the reference is born
         reference = new(made_of, raw)
+        if packed.size <= _RECENT_MAX:
+            self._remember(raw, stored)
         if packed.size > _KICK_BYTES:
             port.kick()
         else:
             port.submitted()
         return reference
+
+    def _remember(self, raw: bytes, value: Value) -> None:
+        recent = self._recent
+        recent[raw] = value
+        self._recent_bytes += value.size + _RECENT_COST
+        while self._recent_bytes > _RECENT_BYTES:
+            try:
+                forgotten = recent.pop(next(iter(recent)))
+            except (KeyError, StopIteration, RuntimeError):  # another thread is at it
+                return
+            self._recent_bytes -= forgotten.size + _RECENT_COST
 
     def pack(self, label: str, value: Any) -> Packed:
         """Serialize ``value``; an error names the culprit, ``label`` being what the whole is called."""
@@ -270,6 +295,9 @@ class Session:
     def get_one(self, object_id: ObjectID[Any], timeout: float | None = None) -> Any:
         """Return the value of ``object_id``, waiting up to ``timeout`` seconds. Raises what the task raised; GetTimeoutError."""
         raw = object_id[:]
+        recent = self._recent.get(raw)
+        if recent is not None:
+            return self.read(raw, recent)
         answer = self.port.ask(self._get_requested((ids.ObjectID(raw),), timeout))
         if type(answer) is ResolveGet:
             value = answer.values[0]
@@ -277,7 +305,7 @@ class Session:
                 try:
                     return loads(value.data)
                 except Exception as error:
-                    raise _load_error(raw, error) from error
+                    raise load_error(raw, error) from error
             return self.read(raw, value)
         raise _rejection(answer)
 
@@ -286,6 +314,9 @@ class Session:
         if not object_ids:
             return []
         raws = raw_ids(object_ids)
+        recent = list(map(self._recent.get, raws))
+        if None not in recent:
+            return self.read_many(raws, recent)  # type: ignore[arg-type]  # just checked
         answer = self.port.ask(self._get_requested(raws, timeout))
         if type(answer) is ResolveGet:
             return self.read_many(raws, answer.values)
@@ -330,7 +361,7 @@ class Session:
         except SundogError:
             raise
         except Exception as error:
-            raise _load_error(raw, error) from error
+            raise load_error(raw, error) from error
 
     def data(self, raw: bytes, value: Value) -> bytes | memoryview:
         """Return the bytes of a delivered value; if it lies in the arena, its grant returns with the last view of it."""
@@ -361,7 +392,7 @@ class Session:
                 except SundogError:
                     raise
                 except Exception as error:
-                    raise _load_error(raw, error) from error
+                    raise load_error(raw, error) from error
             return read
         except BaseException:
             untaken = {raw: None for raw, value in zip(raws, values, strict=True) if value.offset >= 0 and raw not in taken}
@@ -382,8 +413,8 @@ class Session:
                 cause = loads(report.exception)
             except Exception:
                 cause = None
-        message = f"task {report.function_name!r} failed in worker {report.pid}: {report.summary}"
-        return task_error(message, report.function_name, cause, report.traceback, value.trail, report.pid)
+        message = f"task {report.function_name!r} failed (worker pid {report.pid}): {report.summary}"
+        return task_error(Details(message, report.function_name, cause, report.traceback, value.trail, report.pid))
 
     def return_grants(self, raws: Sequence[bytes]) -> None:
         """Return the grants of delivered values that nobody will read, one for each mention."""
@@ -467,7 +498,3 @@ def _split(object_ids: Sequence[ObjectID[Any]], found: Sequence[bytes]) -> tuple
 def _rejection(answer: Action) -> BaseException:
     assert type(answer) is RejectRequest, answer
     return failure_error(answer.failure)
-
-
-def _load_error(raw: bytes, error: Exception) -> SerializationError:
-    return SerializationError(f"the value of ObjectID({raw.hex()}) does not load here: {type(error).__name__}: {error}")

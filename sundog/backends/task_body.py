@@ -8,7 +8,7 @@ appends TaskFinished to the same deque, after the call.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -43,10 +43,16 @@ class Outcome(NamedTuple):
 
 
 class TaskBody:
-    """Runs the tasks of one worker; what its loop calls. ``session`` is the worker's, and the current one."""
+    """Runs the tasks of one worker; what its loop calls. ``session`` is the worker's, and the current one.
 
-    def __init__(self, session: Session) -> None:
+    ``on_call``, if given, is told of each task and its arguments right before its body is called.
+    """
+
+    def __init__(
+        self, session: Session, on_call: Callable[[TaskSpec, tuple[Any, ...], dict[str, Any]], None] | None = None
+    ) -> None:
         self._session = session
+        self._on_call = on_call
 
     def __call__(self, run: RunTask, function: FunctionDelivered | None, values: Sequence[Value]) -> Outcome:
         """Load function and arguments, call, and pack what comes back. Lets no exception out.
@@ -69,6 +75,8 @@ class TaskBody:
                 loading = session.now() - began
             retry_exceptions = loaded.retry_exceptions
             args, kwargs = load_arguments(session, run, values)
+            if self._on_call is not None:
+                self._on_call(spec, args, kwargs)
             returned = loaded.call(*args, **kwargs)
             del args, kwargs
             return Outcome(pack_results(session, spec, returned), kept=returned, loading=loading)
@@ -173,8 +181,9 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
     except Exception as trouble:  # an exception whose own __str__ raises, for one
         summary = type(error).__name__
         text = f"{summary} (its traceback cannot be shown: {type(trouble).__name__})\n"
+    pid = getattr(session.port, "pid", 0) or os.getpid()
     pickled, contained = _pickled(session, error)
-    report = ErrorReport(spec.name, summary, text, os.getpid(), pickled)
+    report = ErrorReport(spec.name, summary, text, pid, pickled)
     data = msgspec.msgpack.encode(report)
     if len(data) > session.port.config.inline_bytes_max:
         try:
@@ -182,7 +191,7 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
             value = Value(stored.size, ERROR, b"", stored.offset, error=True)
             return (Result(value, contained),)
         except Exception:  # no room: the text will have to do
-            data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], os.getpid())), ()
+            data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], pid)), ()
     return (Result(Value(len(data), ERROR, data, error=True), contained),)
 
 
@@ -219,5 +228,5 @@ def _traceback_text(error: BaseException) -> tuple[str, str]:
         half = _TRACEBACK_MAX // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
     if isinstance(error, TaskError):
-        return f"{type(error).__name__}: {error.message}", text
+        return f"{type(error).__name__}: {error._details.message or error.args}", text
     return "".join(traceback.format_exception_only(type(error), error)).strip(), text

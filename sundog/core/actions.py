@@ -124,5 +124,3 @@ class CloseClient(Action, frozen=True, tag=27):
     """The session is over, or the node is gone: reject what still waits. ``reason`` is for people."""
 
     reason: str
-
-

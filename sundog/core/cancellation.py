@@ -39,9 +39,7 @@ class Cancellations:
         self._pending.append(_Pending(client, fact.request, fact.object_ids, list(workers.values())))
         return list(workers.values())
 
-    def settle(
-        self, tasks: dict[TaskID, TaskRecord], cancel: Callable[[TaskRecord], bool], actions: list[Action]
-    ) -> None:
+    def settle(self, tasks: dict[TaskID, TaskRecord], cancel: Callable[[TaskRecord], bool], actions: list[Action]) -> None:
         """Answer the requests whose workers have all answered. ``cancel`` fails a task if it has not started."""
         if not self._pending:
             return

@@ -255,9 +255,7 @@ class Client:
             self._subscribe(self._watching, self._watched, object_id, fact.request)
         self._begin_waiting(fact.request, request)
 
-    def _subscribe(
-        self, table: dict[ObjectID, list[int]], asking: list[ObjectID], object_id: ObjectID, request: int
-    ) -> None:
+    def _subscribe(self, table: dict[ObjectID, list[int]], asking: list[ObjectID], object_id: ObjectID, request: int) -> None:
         """Put ``request`` among those that hear of ``object_id``; ask the node if nobody has yet (R2)."""
         waiting = table.get(object_id)
         if waiting is None:

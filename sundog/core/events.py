@@ -125,5 +125,3 @@ class Asked(Fact, frozen=True, tag=115):
 
     request: int
     question: Fact
-
-

@@ -16,16 +16,12 @@ _DEPTH_MAX = 4
 _LARGEST_MAX = 5
 
 
-def explain(
-    tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_ids: Iterable[ObjectID], now: Nanos
-) -> str:
+def explain(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_ids: Iterable[ObjectID], now: Nanos) -> str:
     """Return one sentence for each of ``object_ids``."""
     return " ".join(_explain(tasks, resources, object_id, now, 0) for object_id in object_ids) or "Nothing is missing."
 
 
-def _explain(
-    tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_id: ObjectID, now: Nanos, depth: int
-) -> str:
+def _explain(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_id: ObjectID, now: Nanos, depth: int) -> str:
     record = tasks.get(producer_of(object_id))
     label = f"ObjectID({object_id.hex()})"
     if record is None:
@@ -35,9 +31,7 @@ def _explain(
     return f"{label} is returned by {_state(tasks, resources, record, now, depth)}"
 
 
-def _state(
-    tasks: dict[TaskID, TaskRecord], resources: ResourceSet, record: TaskRecord, now: Nanos, depth: int
-) -> str:
+def _state(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, record: TaskRecord, now: Nanos, depth: int) -> str:
     spec, state, worker = record.spec, record.state, record.worker
     name = f"{spec.name}()"
     if state is TaskState.WAITING:

@@ -258,4 +258,3 @@ class Host:
         Raises KeyError if there is no such table.
         """
         return tables.TABLES[name](self)
-

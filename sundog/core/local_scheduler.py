@@ -374,18 +374,18 @@ class LocalScheduler:
             return
         self.blocking.block(record, fact)
         self.pipelines.reclaim(worker, len(worker.pipeline) - 1)
-        self._hurry(fact.object_ids)
+        self._hurry(fact.object_ids, record.order)
         if self._stall_at is None:
             self._stall_at = self._now + self._config.stall_after
 
-    def _hurry(self, object_ids: Iterable[ObjectID]) -> None:
-        """Put what a blocked task waits for, and what that waits for, before other ready tasks."""
+    def _hurry(self, object_ids: Iterable[ObjectID], order: int) -> None:
+        """Put what a blocked task (the ``order``-th) waits for, and what that waits for, before other ready tasks."""
         todo = list(object_ids)
         while todo:
             record = self.tasks.get(producer_of(todo.pop()))
-            if record is None or record.urgent:
+            if record is None or record.urgent >= order:
                 continue
-            record.urgent = True
+            record.urgent = order
             if record.state is _READY:
                 self._queues.by_shape[record.spec.resources].push(record)
             todo.extend(record.missing)

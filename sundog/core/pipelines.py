@@ -188,7 +188,9 @@ class Pipelines:
         if function.mean is None:
             function.mean = duration
         else:
-            function.mean += (duration - function.mean) >> self._config.mean_shift
+            # One preemption must not make a function of microseconds pass for one of milliseconds.
+            bounded = min(duration, 4 * function.mean + self._config.flush_before_body)
+            function.mean += (bounded - function.mean) >> self._config.mean_shift
 
     def reclaim(self, worker: WorkerRecord, count: int) -> None:
         """Ask for the tokens of up to ``count`` tasks at the end of the pipeline."""
@@ -212,9 +214,7 @@ class Pipelines:
         if back:
             worker.forgetting = True
             worker.followers.clear()
-            self._before.append(
-                Send(worker.where, msg.TasksForgotten(back[0].sequence - 1, worker.sequence))
-            )
+            self._before.append(Send(worker.where, msg.TasksForgotten(back[0].sequence - 1, worker.sequence)))
         return list(back)
 
     def revoke_pins(self, worker: WorkerRecord, record: TaskRecord) -> None:

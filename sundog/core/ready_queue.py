@@ -1,8 +1,9 @@
 """Ready tasks of one shape, in the order in which they are to run.
 
-Urgent ones first (a blocked task waits for them), then by priority, then in the order of submission, not of becoming ready. Most
-tasks become ready in the order of submission: they pass through a deque; the rest through a heap. An entry is stale once its
-task is no longer READY; stale entries are skipped where they surface.
+Urgent ones first (a blocked task waits for them): those of the newest blocked task before those of older ones, so that a tree of
+tasks that wait for their children is run depth first and few of them are blocked at a time. Then by priority, then in the order
+of submission, not of becoming ready. Most tasks become ready in the order of submission: they pass through a deque; the rest
+through a heap. An entry is stale once its task is no longer READY; stale entries are skipped where they surface.
 
 Shapes share the node: one whose next task finds no room lets others go ahead, since what is free would lie idle, but not for
 ever: see :class:`ReadyQueues`.
@@ -23,7 +24,7 @@ _READY = TaskState.READY
 #: How long tasks of other shapes may go ahead of one that finds no room.
 _PATIENCE: Nanos = 20 * MILLISECOND
 #: Goes before every rank.
-_STARVED = (-1, 0)
+_STARVED = (-(1 << 63), 0)
 
 
 class ReadyQueue:
@@ -33,7 +34,7 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self._in_order: deque[TaskRecord] = deque()
-        #: (0 if urgent else 1, -priority, order, push number, record)
+        #: (-urgent, -priority, order, push number, record)
         self._heap: list[tuple[int, int, int, int, TaskRecord]] = []
         self._pushes = 0
         #: Since when its next task has found no room.
@@ -47,7 +48,7 @@ class ReadyQueue:
             in_order.append(record)
         else:
             self._pushes += 1
-            heappush(self._heap, (0 if record.urgent else 1, -priority, record.order, self._pushes, record))
+            heappush(self._heap, (-record.urgent, -priority, record.order, self._pushes, record))
 
     def peek(self) -> TaskRecord | None:
         """Return the task that is next, or None."""
@@ -58,7 +59,7 @@ class ReadyQueue:
             heappop(heap)
         if not heap:
             return in_order[0] if in_order else None
-        if in_order and (1, 0, in_order[0].order) < heap[0][:3]:
+        if in_order and (0, 0, in_order[0].order) < heap[0][:3]:
             return in_order[0]
         return heap[0][4]
 
@@ -68,7 +69,7 @@ class ReadyQueue:
 
 
 def _rank(record: TaskRecord) -> tuple[int, int]:
-    return (0 if record.urgent else 1, -record.spec.priority)
+    return (-record.urgent, -record.spec.priority)
 
 
 class ReadyQueues:
@@ -89,9 +90,7 @@ class ReadyQueues:
             yield from self.by_shape.items()
             return
         heads = [
-            (_rank(head), head.order, shape, queue)
-            for shape, queue in self.by_shape.items()
-            if (head := queue.peek()) is not None
+            (_rank(head), head.order, shape, queue) for shape, queue in self.by_shape.items() if (head := queue.peek()) is not None
         ]
         heads.sort(key=lambda entry: entry[:2])
         lacking: dict[str, tuple[int, int]] = {}

@@ -68,8 +68,8 @@ class TaskRecord(msgspec.Struct):
     expired: int = 0
     #: The grants that went with its dispatch.
     pins: tuple[ObjectID, ...] = ()
-    #: A blocked task waits for it.
-    urgent: bool = False
+    #: The ``order`` of the newest blocked task that waits for it; 0 if none does.
+    urgent: int = 0
     #: It came from the global scheduler: it is not offered there again.
     assigned: bool = False
 

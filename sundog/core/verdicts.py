@@ -10,9 +10,8 @@ from sundog.core.task import FailureKind
 from sundog.core.task_record import TaskRecord, WorkerRecord
 from sundog.core.units import MIB, Nanos
 
-
-#: The signals that end workers, by number (the ones that all of Linux agrees on).
-_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 15: "SIGTERM"}
+#: The signals that end workers, by number: those on which all of Linux agrees.
+_SIGNALS = {1: "SIGHUP", 2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 
 
 def _signal(number: int) -> str:
@@ -33,9 +32,7 @@ def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost)
     return text
 
 
-def epitaph(
-    record: TaskRecord, results: tuple[Result, ...], ran: Nanos, worker: ProcessID | None, node: NodeID
-) -> TaskGone:
+def epitaph(record: TaskRecord, results: tuple[Result, ...], ran: Nanos, worker: ProcessID | None, node: NodeID) -> TaskGone:
     """Return the journal's entry for a task that is over."""
     value = results[0].value if results else None
     failure = value.failure if value is not None else None

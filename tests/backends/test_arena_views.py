@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import numpy
 import pytest
@@ -12,17 +14,20 @@ from sundog.backends.local_processes.arena import SharedArena, create_arena
 SIZE = 1 << 20
 
 
-@pytest.mark.parametrize("way", ["frombuffer", "asarray", "ndarray", "ndarray of a slice"])
+WAYS: dict[str, Callable[[memoryview], Any]] = {
+    "frombuffer": lambda view: numpy.frombuffer(view, numpy.uint8),
+    "asarray": numpy.asarray,
+    "ndarray": lambda view: numpy.ndarray((SIZE,), numpy.uint8, view),
+    "ndarray of a slice": lambda view: numpy.ndarray((SIZE - 64,), numpy.uint8, view[64:]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_an_array_over_a_view_keeps_it(way: str) -> None:
     arena = SharedArena(create_arena(SIZE), SIZE)
     died: list[bool] = []
     view = arena.read(0, SIZE, lambda: died.append(True))
-    array = {
-        "frombuffer": lambda: numpy.frombuffer(view, numpy.uint8),
-        "asarray": lambda: numpy.asarray(view),
-        "ndarray": lambda: numpy.ndarray((SIZE,), numpy.uint8, view),
-        "ndarray of a slice": lambda: numpy.ndarray((SIZE - 64,), numpy.uint8, view[64:]),
-    }[way]()
+    array = WAYS[way](view)
     del view
     part = array.reshape(-1, 8)[1:]
     del array

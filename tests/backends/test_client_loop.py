@@ -205,6 +205,15 @@ def test_begin_answers_on_the_client_thread(driver: Driver) -> None:
     assert answers[0][1] == "sundog-client"
 
 
+def test_what_was_begun_is_rejected_when_the_session_ends(driver: Driver) -> None:
+    port = driver.port
+    rejected: list[Action] = []
+    port.begin(GetRequested(port.next_request(), (submit(port),)), rejected.append)
+    port.close()
+    assert isinstance(rejected[0], RejectRequest)
+    assert rejected[0].failure.kind is FailureKind.SESSION_CLOSED
+
+
 def test_many_threads_ask_at_once(driver: Driver) -> None:
     driver.node.answer = deliver
     port = driver.port
@@ -284,9 +293,8 @@ def test_a_dead_node_ends_every_wait_at_once(driver: Driver) -> None:
         port.ask(GetRequested(port.next_request(), (submit(port),)))
     with pytest.raises(NodeDiedError):
         submit(port)
-    rejected: list[Action] = []
-    port.begin(GetRequested(port.next_request(), ()), rejected.append)
-    assert isinstance(rejected[0], RejectRequest)
+    with pytest.raises(NodeDiedError):
+        port.begin(GetRequested(port.next_request(), ()), lambda _: None)
     killer.join()
 
 

@@ -29,6 +29,7 @@ from sundog.core.events import GetRequested
 from sundog.core.ids import FunctionID, IdSequence, ObjectID, ProcessID, TaskID, return_id, root_task_id
 from sundog.core.machine import Fact
 from sundog.core.task import TaskSpec, Value
+from sundog.core.units import SECOND
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 BOUND = 10.0
@@ -39,8 +40,8 @@ IDS = IdSequence(root_task_id(b"node"), 1, 0)
 class Worker:
     """The node's side: ``hear`` reads until a condition holds."""
 
-    def __init__(self, by_task_seeds: bool = False) -> None:
-        self.config = Config()
+    def __init__(self, by_task_seeds: bool = False, **fields: Any) -> None:
+        self.config = Config(**fields)
         link, theirs = socket_pair()
         self.tokens = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
         progress_fd = create_progress()
@@ -286,14 +287,17 @@ def test_a_task_runs_and_its_result_comes_at_once(worker: Worker) -> None:
     assert worker.progress.read(WORKER) == (1, 1)
 
 
-def test_short_tasks_travel_together(worker: Worker) -> None:
+def test_short_tasks_travel_together() -> None:
+    # However slow the machine: these bodies are short, and only the helper's millisecond parts their results.
+    worker = Worker(flush_after=10 * SECOND, flush_before_body=10 * SECOND)
     worker.dispatch(worker.task("quick"))
     worker.hear(msg.TaskFinished)
     worker.packets = 0
     worker.dispatch(*[worker.task("quick") for _ in range(100)])
     worker.hear(msg.TaskFinished, 101)
-    assert worker.packets < 50
+    assert worker.packets < 90
     assert worker.progress.read(WORKER) == (101, 101)
+    worker.close()
 
 
 def test_a_dependent_takes_the_value_of_the_task_ahead(worker: Worker) -> None:
@@ -354,11 +358,11 @@ def test_a_nested_get_blocks_the_task_and_goes_on_when_resumed(worker: Worker) -
     assert submitted.spec.task_id == IdSequence(run.spec.task_id, 1, 0).next_task()
     (blocked,) = worker.hear(msg.TaskBlocked)
     assert blocked.task_id == run.spec.task_id
-    time.sleep(0.05)  # so that the blocked time would show in the duration
+    time.sleep(0.3)  # so that the blocked time would show in the duration
     worker.say(ready(return_id(submitted.spec.task_id, 1)), msg.TaskResumed(blocked.request))
     (finished,) = worker.hear(msg.TaskFinished)
     assert finished.results[0].value.data == b"abcd"
-    assert finished.duration < 45_000_000
+    assert finished.duration < 0.25 * SECOND
 
 
 def test_tasks_that_come_while_a_body_blocks_run_after_it(worker: Worker) -> None:

@@ -21,8 +21,8 @@ from tests.support.files import Gate, Notes
 from tests.support.inspection import table
 from tests.support.waiting import wait_until
 
-#: "simulated" and "cluster" slot in here.
-BACKENDS = ("local_processes",)
+#: "cluster" slots in here.
+BACKENDS = ("local_processes", "simulated")
 WITH_PROCESSES = frozenset({"local_processes", "cluster"})
 #: What the shared session is started with.
 SHARED: dict[str, Any] = {"num_workers": 2}
@@ -88,7 +88,7 @@ def sessions() -> Iterator[Sessions]:
     made.end()
 
 
-@pytest.fixture()
+@pytest.fixture
 def session(backend: str, sessions: Sessions, request: pytest.FixtureRequest) -> Iterator[None]:
     """The shared session. Afterwards no task is unfinished and no object is held, or the test has kept something alive."""
     sessions.use(backend, SHARED)
@@ -103,7 +103,7 @@ def session(backend: str, sessions: Sessions, request: pytest.FixtureRequest) ->
         raise
 
 
-@pytest.fixture()
+@pytest.fixture
 def start(backend: str, sessions: Sessions, request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """A function that starts a session with the settings given (those of ``sundog.init``)."""
     sessions.end()
@@ -125,7 +125,7 @@ def nothing_is_held() -> None:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Gate]:
     """A gate that bodies wait at. It is opened at the test's end, so that a failing test leaves nobody waiting."""
     made = Gate(tmp_path / "gate")
@@ -133,7 +133,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     made.open()
 
 
-@pytest.fixture()
+@pytest.fixture
 def notes(tmp_path: Path) -> Notes:
     """A file that bodies write lines to."""
     return Notes(tmp_path / "notes")

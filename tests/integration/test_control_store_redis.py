@@ -127,7 +127,7 @@ def test_tables_appear_follow_and_end(session: Session) -> None:
         session.node.cancel(task)
         session.until(lambda: not exists(client, key))
         assert client.hget(f"sundog:{session.name}", "tasks_finished") == "1"
-    assert session.warnings == []
+    assert all("redis-cli" in text for text in session.warnings)  # where to look, if the server is its own
 
 
 def test_private_server_that_dies_is_replaced_and_written_afresh() -> None:
@@ -142,8 +142,8 @@ def test_private_server_that_dies_is_replaced_and_written_afresh() -> None:
             os.kill(pid, signal.SIGKILL)
             second = f"sundog:{name}:task:{session.node.submit().hex()}"
             session.until(lambda: exists(client, key) and exists(client, second))
-        assert len(session.warnings) == 1
-        assert "tasks go on" in session.warnings[0]
+        [_, warning] = session.warnings
+        assert "tasks go on" in warning
     finally:
         session.store.close(session.host)
     assert servers_in(directory) == []
@@ -156,7 +156,7 @@ def test_killed_writer_process_leaves_no_server_and_the_next_session_sweeps() ->
     session.until(lambda: (directory / "redis.sock").exists())
     os.kill(session.store.pid, signal.SIGKILL)
     session.until(lambda: servers_in(directory) == [])
-    session.until(lambda: len(session.warnings) == 1)
+    session.until(lambda: any("has ended" in text for text in session.warnings))
     session.store.close(session.host)
     assert directory.exists()
     following = Session(Where(binary=SERVER), f"{name}-next")
@@ -200,3 +200,43 @@ def test_choose_accepts_a_server_that_answers(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert not server.is_running()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_whole_session_is_readable_and_leaves_nothing(own: bool, tmp_path: Path) -> None:
+    import sundog
+
+    @sundog.remote
+    def square(x: int) -> int:
+        return x * x
+
+    given = None if own else RedisServer(SERVER, tmp_path)
+    if given is not None:
+        given.wait_until_ready()
+    root = sessions_root()
+    sockets = set(root.glob("*/redis.sock"))
+    try:
+        with sundog.init(num_workers=1, redis=True if given is None else given.url):
+            kept = [square.remote(i) for i in range(20)]
+            assert sundog.get(kept)[3] == 9
+            end = time.monotonic() + 20
+            while given is None and not (set(root.glob("*/redis.sock")) - sockets):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            url = given.url if given is not None else f"unix://{(set(root.glob('*/redis.sock')) - sockets).pop()}"
+            with redis.Redis.from_url(url, decode_responses=True) as client:
+                while not (found := _keys(client, kept[3].hex())):
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+                assert client.hget(found[0], "state") == "sealed"
+        assert set(root.glob("*/redis.sock")) - sockets == set()
+    finally:
+        if given is not None:
+            given.stop()
+
+
+def _keys(client: redis.Redis, hex_digits: str) -> list[str]:
+    try:
+        return [str(key) for key in client.scan_iter(f"sundog:*:object:{hex_digits}")]
+    except redis.RedisError:
+        return []  # not yet there

@@ -70,7 +70,9 @@ def test_a_busy_driver_that_ends_leaves_no_process_and_no_memory(tmp_path: Path,
 
 
 def test_a_driver_killed_while_it_starts_leaves_nothing(tmp_path: Path):
-    with running("import sundog\nprint('now', flush=True)\nsundog.init(num_workers=8)\nimport time; time.sleep(60)", tmp_path) as program:
+    with running(
+        "import sundog\nprint('now', flush=True)\nsundog.init(num_workers=8)\nimport time; time.sleep(60)", tmp_path
+    ) as program:
         program.said("now")
         for _ in range(1):
             program.signal(signal.SIGKILL)
@@ -129,25 +131,24 @@ def test_ids_and_views_that_live_to_the_very_end_disturb_nobody(tmp_path: Path):
 def test_a_driver_without_standard_streams_works(tmp_path: Path):
     ended = run(
         """
-        import os, subprocess, sys
-        program = '''
-import os
-for fd in (0, 1, 2):
-    os.close(fd)
-import sundog
-@sundog.remote
-def f(x):
-    print("nobody hears this")
-    return x + 1
-sundog.init(num_workers=1)
-open("result", "w").write(str(sundog.get(f.remote(1))))
-'''
-        print(subprocess.run([sys.executable, "-c", program]).returncode)
-        print(open("result").read())
+        import os
+        for fd in (0, 1, 2):
+            os.close(fd)
+        import sundog
+
+        @sundog.remote
+        def f(x):
+            print("nobody hears this")
+            return x + 1
+
+        sundog.init(num_workers=1)
+        with open("result", "w") as file:
+            print(sundog.get(f.remote(1)), file=file)
         """,
         tmp_path,
     )
-    assert ended.out.split() == ["0", "2"], ended.err
+    assert ended.code == 0
+    assert (tmp_path / "result").read_text() == "2\n"
 
 
 # -- forks --------------------------------------------------------------------------------------------------------------------
@@ -171,7 +172,10 @@ def test_a_forked_child_is_told_to_init_its_own_session_and_the_parent_goes_on(t
         pid = os.fork()
         if pid == 0:
             told = []
-            for call in (lambda: sundog.get(x), lambda: sundog.put(1), lambda: f.remote(1), lambda: sundog.wait([x]), lambda: x.future()):
+            calls = (
+                lambda: sundog.get(x), lambda: sundog.put(1), lambda: f.remote(1), lambda: sundog.wait([x]), lambda: x.future(),
+            )
+            for call in calls:
                 try:
                     call()
                 except Exception as error:
@@ -279,8 +283,7 @@ def test_ctrl_c_interrupts_a_blocked_call_at_once_and_the_session_is_usable(tmp_
         took = float(program.said("interrupted")) - sent
         ended = program.ended()
         program.leaves_nothing()
-    print(f"interrupted after {1e3 * took:.1f} ms")
-    assert took < 1.0  # the budget is 100 ms; the bound allows for a loaded machine
+    assert took < 1.0, took  # the budget is 100 ms; the bound allows for a loaded machine
     assert ended.code == 0, ended.err
     assert "goes on [0, 1, 2, 3, 4] slow" in ended.out
 
@@ -388,7 +391,6 @@ def test_two_thousand_interrupts_at_random_moments_lose_no_reference(tmp_path: P
     with running(INTERRUPTED, tmp_path) as program:
         ended = program.ended(60)
         program.leaves_nothing()
-    print(ended.out)
     assert ended.code == 0, ended.err[-3000:]
     assert "left [] []" in ended.out, ended.out
     words = ended.out.split()

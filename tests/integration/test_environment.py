@@ -31,7 +31,9 @@ def draws():
     return os.getpid(), random.random(), float(np.random.random())
 
 
-def test_workers_have_the_drivers_directory_path_and_environment(start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_workers_have_the_drivers_directory_path_and_environment(
+    start: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     here = tmp_path / "a directory with spaces"
     here.mkdir()
     monkeypatch.chdir(here)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
 import threading
@@ -73,7 +74,7 @@ def test_an_error_carries_the_remote_traceback():
     with pytest.raises(LookupError) as caught:
         sundog.get(outer_body.remote())
     text = str(caught.value)
-    for part in ("outer_body", "inner_function", "the text", "test_errors.py", 'raise LookupError("the text")', "pid"):
+    for part in ("outer_body", "inner_function", "the text", "test_errors.py", 'raise LookupError("the text")', "worker"):
         assert part in text, f"{part!r} in:\n{text}"
     assert "task_body.py" not in text, "the engine's own frames are of no interest"
 
@@ -101,7 +102,7 @@ def test_an_exception_raised_from_another_shows_both():
     @sundog.remote(max_retries=0)
     def fails():
         try:
-            {}["the key"]
+            dict[str, int]()["the key"]
         except KeyError as error:
             raise LookupError("the reason") from error
 
@@ -119,8 +120,7 @@ def test_a_task_that_gets_a_failed_argument_fails_with_the_same_cause_naming_the
     with pytest.raises(ZeroDivisionError) as caught:
         sundog.get(third)
     assert isinstance(caught.value, sundog.TaskError)
-    text = str(caught.value)
-    assert text.index("the third -> ") < text.index("the second -> ") < text.index("the first")
+    assert "the third -> the second -> the first" in str(caught.value)
     assert caught.value.trail == ("the third", "the second")
     with pytest.raises(ZeroDivisionError):
         sundog.get([sundog.put(1), second, failed])
@@ -154,7 +154,7 @@ def test_all_returns_of_a_failed_task_fail():
 def test_what_ends_programs_arrives_as_a_task_error_and_the_worker_lives_on(kind: str):
     @sundog.remote(max_retries=0)
     def fails():
-        raise __builtins__[kind]("ends") if isinstance(__builtins__, dict) else getattr(__builtins__, kind)("ends")
+        raise getattr(builtins, kind)("ends")
 
     @sundog.remote
     def who():
@@ -222,147 +222,6 @@ def test_an_exception_group_and_a_text_that_raises_arrive():
         sundog.get(nasty.remote())
 
 
-# -- what does not pickle -----------------------------------------------------------------------------------------------------
-
-
-class Model:
-    def __init__(self) -> None:
-        self.layers = [1, {"lock": threading.Lock()}]
-
-
-@shared
-def test_an_argument_that_does_not_pickle_is_named_with_its_path():
-    with pytest.raises(TypeError) as caught:
-        divide.remote(1, {"model": Model()})
-    assert isinstance(caught.value, sundog.SerializationError)
-    for part in ("divide", "'b'", "['model'].layers[1]['lock']", "lock"):
-        assert part in str(caught.value), str(caught.value)
-
-
-@shared
-def test_a_put_value_that_does_not_pickle_is_named_with_its_path():
-    with pytest.raises(sundog.SerializationError, match=r"\[2\]\.layers\[1\]\['lock'\]"):
-        sundog.put([0, 1, Model()])
-
-
-@shared
-def test_a_return_value_that_does_not_pickle_is_named_with_its_path():
-    @sundog.remote(max_retries=0)
-    def returns_a_lock():
-        return {"ok": 1, "bad": [threading.Lock()]}
-
-    @sundog.remote(num_returns=2, max_retries=0)
-    def second_is_bad():
-        return 1, threading.Lock()
-
-    with pytest.raises(sundog.SerializationError, match=r"\['bad'\]\[0\]") as caught:
-        sundog.get(returns_a_lock.remote())
-    assert isinstance(caught.value, sundog.TaskError)
-    with pytest.raises(sundog.SerializationError, match="return value 1"):
-        sundog.get(second_is_bad.remote())
-
-
-@shared
-def test_a_function_that_does_not_pickle_is_named_with_what_it_captured():
-    lock = threading.Lock()
-
-    @sundog.remote
-    def guarded():
-        with lock:
-            return 1
-
-    with pytest.raises(sundog.SerializationError, match="'lock'") as caught:
-        guarded.remote()
-    assert "guarded" in str(caught.value)
-
-
-@shared
-def test_a_function_that_does_not_load_in_the_worker_says_what_is_missing(tmp_path: Path):
-    (tmp_path / "only_here_for_a_moment.py").write_text("def f():\n    return 1\n")
-    sys.path.insert(0, str(tmp_path))
-    try:
-        import only_here_for_a_moment  # type: ignore[import-not-found]
-
-        wrapped = sundog.remote(only_here_for_a_moment.f)
-        failing = wrapped.options(max_retries=0).remote()
-    finally:
-        sys.path.remove(str(tmp_path))
-    try:
-        value = sundog.get(failing)
-    except sundog.TaskError as error:
-        assert "only_here_for_a_moment" in str(error)
-        assert "sys.path" in str(error)
-    else:
-        assert value == 1, "or it travelled by value, which is better still"
-    finally:
-        del sys.modules["only_here_for_a_moment"]
-
-
-# -- wrong calls --------------------------------------------------------------------------------------------------------------
-
-
-@shared
-def test_arguments_that_do_not_fit_are_refused_at_the_call():
-    @sundog.remote
-    def f(a, b, *, c=1):
-        return a, b, c
-
-    for args, kwargs, part in [
-        ((1,), {}, "'b'"),
-        ((1, 2, 3), {}, "2"),
-        ((1, 2), {"d": 4}, "'d'"),
-        ((1, 2), {"a": 4}, "'a'"),
-    ]:
-        with pytest.raises(TypeError, match=part) as caught:
-            f.remote(*args, **kwargs)
-        assert "f" in str(caught.value)
-
-
-@shared
-def test_the_wrong_number_of_returns_says_how_many_there_were():
-    @sundog.remote(num_returns=3, max_retries=0)
-    def two():
-        return 1, 2
-
-    @sundog.remote(num_returns=2, max_retries=0)
-    def one():
-        return 5
-
-    for object_id in two.remote():
-        with pytest.raises(ValueError, match=r"3.*2") as caught:
-            sundog.get(object_id)
-    assert isinstance(caught.value, sundog.TaskError)
-    with pytest.raises(TypeError, match="2"):
-        sundog.get(one.remote())
-
-
-@shared
-@pytest.mark.parametrize("wrong", [1, "text", None, [1], [None], {"a": 1}, ("a",)])
-def test_get_of_what_is_no_id_says_so(wrong: Any):
-    with pytest.raises(TypeError, match="ObjectID"):
-        sundog.get(wrong)
-
-
-@shared
-def test_get_of_a_remote_function_or_of_nested_lists_says_what_to_do():
-    with pytest.raises(TypeError, match=r"\.remote"):
-        sundog.get(divide)
-    with pytest.raises(TypeError, match="ObjectID"):
-        sundog.get([[sundog.put(1)]])
-
-
-@shared
-def test_an_id_cannot_be_unpacked_and_the_error_says_what_to_do():
-    with pytest.raises(TypeError, match="num_returns"):
-        _a, _b = add.remote(1, 2)
-
-
-@shared
-def test_a_negative_timeout_is_refused():
-    with pytest.raises(ValueError, match="timeout"):
-        sundog.get(sundog.put(1), timeout=-1)
-
-
 # -- waiting in vain ----------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +256,7 @@ def test_a_get_that_is_stuck_says_for_what_and_why(start: Callable[..., Any], ga
         return 1
 
     pending = when_told.remote()
+    wait_until(lambda: any(row["running"] == "slow one" for row in table("workers")))
     values: list[int] = []
     getter = threading.Thread(target=lambda: values.append(sundog.get(pending)))
     getter.start()
@@ -406,16 +266,18 @@ def test_a_get_that_is_stuck_says_for_what_and_why(start: Callable[..., Any], ga
         seen.append(capfd.readouterr().err)
         return "slow one" in "".join(seen)
 
-    wait_until(said)
-    assert "running" in "".join(seen)
-    gate.open()
-    getter.join(20)
+    try:
+        wait_until(said)
+        assert "running" in "".join(seen)
+    finally:
+        gate.open()
+        getter.join(20)
     assert values == [1]
 
 
 def test_a_task_that_asks_for_what_no_node_has_fails_after_a_grace_naming_it(start: Callable[..., Any]):
     start(num_workers=2, config={"infeasible_grace": 200_000_000})
-    wanted = {"num_gpus": 1}, {"num_cpus": 64}, {"resources": {"telescope": 2}}
+    wanted: list[dict[str, Any]] = [{"num_gpus": 1}, {"num_cpus": 64}, {"resources": {"telescope": 2}}]
     parts = "1 GPU", "CPU", "telescope"
     for options, part in zip(wanted, parts, strict=True):
         with pytest.raises(sundog.InfeasibleError, match=part):

@@ -17,9 +17,5 @@ def test_example_runs(name: str) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     assert done.stdout
-
-
-def test_the_tour_is_as_promised() -> None:
-    done = subprocess.run([sys.executable, str(EXAMPLES / "tour.py")], capture_output=True, text=True, timeout=60, check=False)
-    assert "All as promised" in done.stdout
     assert "\x1b[" not in done.stdout
+    assert name != "tour.py" or "All as promised" in done.stdout

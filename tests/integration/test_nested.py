@@ -127,6 +127,7 @@ def test_submissions_of_a_long_body_run_while_it_computes(gate: Gate):
     assert sundog.get(sundog.get(long_body.remote(), timeout=20)) is None
 
 
+@pytest.mark.real_processes  # the simulator refuses threads of tasks: nobody could say when, in virtual time, they call
 @pytest.mark.usefixtures("session")
 def test_threads_of_a_task_may_submit_and_get():
     @sundog.remote

@@ -1,5 +1,7 @@
 """What workers print appears at the driver: prefixed, in time, and bounded."""
 
+# ruff: noqa: T201 (printing is the subject)
+
 from __future__ import annotations
 
 import os

@@ -39,7 +39,7 @@ def a_bit_of_everything(path: Path) -> None:
 
     @sundog.remote
     def dies_once(marker):
-        print("about to see")
+        print("about to see")  # noqa: T201
         if not os.path.exists(marker):
             Path(marker).touch()
             os._exit(9)
@@ -73,7 +73,7 @@ def a_bit_of_everything(path: Path) -> None:
     sundog.table("tasks")
 
 
-@pytest.fixture()
+@pytest.fixture
 def recording(start: Callable[..., Any], tmp_path: Path) -> Path:
     path = tmp_path / "record"
     with start(num_workers=2, num_gpus=1, seed=3, record=path):

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 import sundog
+from sundog.backends.redis_server import ControlStoreError, find_server, sessions_root
+from tests.support import leaks
 from tests.support.files import Gate, Notes
+from tests.support.inspection import workers
 from tests.support.leaks import is_alive
 from tests.support.programs import run
 from tests.support.waiting import wait_until
@@ -254,6 +257,37 @@ def test_arrays_are_shared_and_not_copied_on_the_way_into_a_task():
     assert sundog.get(look.remote(array_id)) == (False, False, 999_999)
 
 
+@pytest.mark.redis
+@pytest.mark.real_processes
+def test_redis_knows_where_objects_live_and_what_tasks_there_are(start: Callable[..., Any], gate: Gate):
+    redis = pytest.importorskip("redis")
+    try:
+        find_server()
+    except ControlStoreError as error:
+        pytest.skip(str(error))
+    start(num_workers=1, redis=True)
+
+    @sundog.remote
+    def when_told(x):
+        gate.wait()
+        return x
+
+    x_id = sundog.put([1, 2, 3])
+    pending = when_told.remote(x_id)
+    pid = wait_until(lambda: list(workers()))[0]
+    session = leaks.session_of(pid)
+    socket = sessions_root() / session / "redis.sock"
+    wait_until(socket.exists)
+    with redis.Redis(unix_socket_path=str(socket), decode_responses=True) as client:
+        found = wait_until(lambda: client.hgetall(f"sundog:{session}:object:{x_id.hex()}"))
+        assert found["node"] == "0"
+        assert found["made_by"] == "put"
+        task = wait_until(lambda: client.hgetall(f"sundog:{session}:task:{pending.hex()[:32]}"))
+        assert task["name"] == "when_told"
+    gate.open()
+    assert sundog.get(pending) == [1, 2, 3]
+
+
 @pytest.mark.real_processes
 def test_workers_are_killed_when_the_interpreter_exits(tmp_path: Path, backend: str):
     ended = run(
@@ -264,11 +298,14 @@ def test_workers_are_killed_when_the_interpreter_exits(tmp_path: Path, backend: 
         sundog.init(num_workers=10, backend={backend!r})
 
         @sundog.remote
-        def who():
-            time.sleep(0.1)
+        def who(path):
+            with open(path, "a") as file:
+                file.write("here\\n")
+            while len(open(path).readlines()) < 10:
+                time.sleep(0.005)
             return os.getpid()
 
-        print("pids", *sundog.get([who.remote() for _ in range(10)]))
+        print("pids", *sundog.get([who.remote("present") for _ in range(10)]))
         """,
         tmp_path,
     )

@@ -85,14 +85,15 @@ class Fleet:
 
     # -- what tests do ------------------------------
 
-    def function(self, name: str) -> FunctionID:
-        """Return the function called ``name``; it is exported at its first mention."""
+    def function(self, name: str, process: Process) -> FunctionID:
+        """Return the function called ``name``; each process exports it before its first mention."""
         known = self._exported.get(name)
         if known is None:
             known = self._exported[name] = self.driver.names.next_function()
-            self.process.facts.append(msg.FunctionExported(known, name, inline(name)))
             self.bodies.setdefault(name, lambda execution: inline(None))
-            self.process.turn()
+        if name not in process.exported:
+            process.exported[name] = None
+            process.facts.append(msg.FunctionExported(known, name, inline(name)))
         return known
 
     def define(self, body: Body) -> Body:

@@ -90,6 +90,7 @@ class Process:
         self.inbox: deque[Fact] = deque()
         self.outbox: deque[Event] = deque()
         self.answers: dict[int, Action] = {}
+        self.exported: dict[str, None] = {}
         #: Messages and texts that a person would read.
         self.shown: list[Any] = []
         self.paused = False
@@ -180,7 +181,7 @@ class Author:
         """Submit a task; return the IDs of its returns, one reference each."""
         if arguments is None:
             arguments = inline(content, *contained)
-        function = self.process.fleet.function(name)
+        function = self.process.fleet.function(name, self.process)
         made = TaskSpec(self.names.next_task(), function, name, arguments, dependencies, contained, **fields)
         self.process.facts.append(msg.TaskSubmitted(made))
         returns = return_ids(made.task_id, made.return_count)
@@ -232,14 +233,18 @@ class Author:
                 self.drop(object_id)
         self.references.clear()
 
-    def read(self, value: Value) -> Any:
-        """Return the content of a value; references inside it are born here. Raises TaskFailed."""
+    def open(self, value: Value) -> tuple[Any, list[ObjectID]]:
+        """Return the content of a value and what is inside it, as references that are born here. Raises TaskFailed."""
         if value.error:
             raise TaskFailed(value)
-        content, contained = opened(self.process.fleet.data(value))
-        for object_id in contained:
+        content, inside = opened(self.process.fleet.data(value))
+        for object_id in inside:
             self.hold(object_id)
-        return content
+        return content, inside
+
+    def read(self, value: Value) -> Any:
+        """Return the content alone."""
+        return self.open(value)[0]
 
 
 class Execution(Author):
@@ -253,8 +258,8 @@ class Execution(Author):
 
     @property
     def contents(self) -> list[Any]:
-        """The contents of the dependencies."""
-        return [opened(self.process.fleet.data(value))[0] for value in self.values]
+        """The contents of the dependencies; what is inside them is held."""
+        return [self.read(value) for value in self.values]
 
     @property
     def argument(self) -> Any:
@@ -364,8 +369,6 @@ class Worker(Process):
             execution.pins.append(arguments_id(spec.task_id))
         for object_id in spec.contained:
             execution.hold(object_id)
-        for value in execution.values:
-            execution.read(value)
         outcome = self.fleet.bodies[spec.name](execution)
         if isinstance(outcome, Generator):
             outcome = yield from outcome

@@ -25,6 +25,11 @@ _KINDS = ("socket:", "pipe:", "anon_inode:", "/memfd:")
 def mark_this_run() -> str:
     """Put a fresh mark into this process's environment and return it as ``NAME=value``."""
     os.environ[MARK_VARIABLE] = f"{os.getpid()}-{secrets.token_hex(6)}"
+    return mark_of_this_run()
+
+
+def mark_of_this_run() -> str:
+    """Return what :func:`mark_this_run` did."""
     return f"{MARK_VARIABLE}={os.environ[MARK_VARIABLE]}"
 
 
@@ -58,14 +63,23 @@ def processes_with(mark: str) -> dict[int, str]:
     return found
 
 
+def has_mark(pid: int, mark: str) -> bool:
+    """Tell whether ``pid`` runs and carries ``mark``: asked before a test kills a process whose number it was told."""
+    return is_alive(pid) and mark.encode() in _read(f"/proc/{pid}/environ").split(b"\0")
+
+
+def session_of(pid: int) -> str:
+    """Return the mark of the session that ``pid`` belongs to, or "" for none."""
+    for entry in _read(f"/proc/{pid}/environ").split(b"\0"):
+        name, _, value = entry.partition(b"=")
+        if name.decode(errors="replace") == SESSION_VARIABLE:
+            return value.decode()
+    return ""
+
+
 def session_processes(mark: str) -> dict[int, str]:
     """Like :func:`processes_with`, only those that a session of sundog started."""
-    wanted = f"{SESSION_VARIABLE}=".encode()
-    return {
-        pid: command
-        for pid, command in processes_with(mark).items()
-        if any(entry.startswith(wanted) for entry in _read(f"/proc/{pid}/environ").split(b"\0"))
-    }
+    return {pid: command for pid, command in processes_with(mark).items() if session_of(pid)}
 
 
 def zombies() -> list[int]:
@@ -141,7 +155,9 @@ class Baseline:
         # Counted, not compared: numerical libraries end theirs before a fork and start others after it.
         if len(threads()) > len(self.threads):
             found.append(f"threads: {sorted(threads())}, of Python {threading.enumerate()}")
-        found += [f"mapping {start:x}-{end:x} {how}" for start, end, how in arena_mappings() if (start, end, how) not in self.mappings]
+        found += [
+            f"mapping {start:x}-{end:x} {how}" for start, end, how in arena_mappings() if (start, end, how) not in self.mappings
+        ]
         return found
 
     def check(self) -> None:

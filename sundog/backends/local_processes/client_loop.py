@@ -22,11 +22,11 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from typing import Any
 
+from sundog.backends.driver_output import DriverOutput
 from sundog.backends.exceptions import NodeDiedError, SessionClosedError
 from sundog.backends.local_processes import process
-from sundog.backends.local_processes.driver_output import DriverOutput
 from sundog.backends.local_processes.pump import ClientPump
-from sundog.backends.local_processes.waiter import Waiter
+from sundog.backends.waiter import Waiter
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
 from sundog.core.ids import DRIVER, IdSequence, TaskID
@@ -161,7 +161,9 @@ class DriverPort:
         return answer
 
     def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
-        """See ``base.Port``. ``done`` runs on the client thread and must neither block nor raise."""
+        """See ``base.Port``. ``done`` runs on the client thread and must not block. Raises if the session is over already."""
+        if self.closed is not None:
+            self._refuse()
         waiter = Waiter(fact, done)
         self._pump.waiters.add(fact.request, waiter)
         self.facts.append(fact)

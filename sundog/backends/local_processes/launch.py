@@ -26,6 +26,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
 
+
 class Node(NamedTuple):
     """A node that was started. The caller owns all of it, and waits for ``process`` in the end."""
 

@@ -33,7 +33,7 @@ def main(boot_fd: int, boot: dict[str, Any]) -> NoReturn:
             os._exit(1)  # the driver died first; whatever has its number now is not it
         descriptors = (boot["link"], boot["arena"], boot["progress"], boot_fd)
         for fd in descriptors:
-                os.set_inheritable(fd, False)
+            os.set_inheritable(fd, False)
         process.close_descriptors((*descriptors, driver_fd))
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # whatever the thread that called init had blocked
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's business

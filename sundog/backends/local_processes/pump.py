@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sundog.backends.local_processes.channel import Channel
-from sundog.backends.local_processes.waiter import Waiters
+from sundog.backends.waiter import Waiters
 from sundog.core import actions as act
 from sundog.core.client import Client
 from sundog.core.config import Config
@@ -97,7 +97,7 @@ class ClientPump:
         self._peer_dead = False
         self._outgoing: list[Fact] = []
         #: Answers to requests, given once everything else that a turn brought is done.
-        self._answers: list[Any] = []
+        self._answers: deque[Any] = deque()
         answer = self._answers.append
         self._performers: dict[type, Callable[[Any], None]] = {
             act.ResolveGet: answer,
@@ -129,7 +129,7 @@ class ClientPump:
     def sleep(self, longest: Nanos | None = None, woken: Callable[[], bool] | None = None) -> None:
         """Wait for a packet, a kick, the machine's deadline, or ``longest``; not at all if facts are there or ``woken()``.
 
-        Changes nothing that an exception here could leave half done.
+        Answers that a turn has left are given first: whoever wakes up then finds the interpreter free at once.
         """
         deadline = self.client.next_deadline()
         if deadline is not None:
@@ -142,6 +142,8 @@ class ClientPump:
         try:
             if self.facts or self.abandoned or self.handing_over or (woken is not None and woken()):
                 longest = 0
+            if self._answers:
+                self.give_answers()
             ready = self._poller.poll(None if longest is None else longest / 1_000_000_000)
         finally:
             self.asleep = False
@@ -154,7 +156,7 @@ class ClientPump:
     def turn(self) -> bool:
         """Read one packet if there is one, step the machine with everything that has happened, and perform what it asks.
 
-        Whoever waits for an answer is woken last, when this thread has little left to do. Return whether anything happened.
+        Return whether anything happened. Answers to requests are kept for :meth:`give_answers` or :meth:`sleep`.
         """
         host = self._host
         events: list[Event] = []
@@ -200,16 +202,23 @@ class ClientPump:
             self.channel.flush()
         if events:
             self.turned_at = time.monotonic_ns()
-        if self._answers:
-            self._give_answers()
         if abandoned:
+            self.give_answers()
             self._drop(abandoned)
         return bool(events)
+
+    def give_answers(self) -> None:
+        """Wake those whose requests the last turns answered."""
+        resolve = self.waiters.resolve
+        answers = self._answers
+        while answers:
+            answer = answers.popleft()
+            resolve(answer.request, answer)
 
     def end(self, reason: str) -> None:
         """The node is gone: reject all that wait."""
         self._perform(self.client.close(time.monotonic_ns(), reason))
-        self._give_answers()
+        self.give_answers()
 
     def close(self) -> None:
         """Close the descriptors. Nobody may be in :meth:`sleep` or :meth:`turn`, now or later."""
@@ -230,12 +239,6 @@ class ClientPump:
     def _due(self, now: Nanos) -> bool:
         deadline = self.client.next_deadline()
         return deadline is not None and deadline <= now
-
-    def _give_answers(self) -> None:
-        resolve = self.waiters.resolve
-        for answer in self._answers:
-            resolve(answer.request, answer)
-        self._answers.clear()
 
     def _drop(self, abandoned: Sequence[int]) -> None:
         """Forget the requests of interrupted threads; return what had been granted for them."""

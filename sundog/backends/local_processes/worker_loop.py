@@ -25,10 +25,10 @@ from typing import Any, Protocol
 from sundog.backends.exceptions import SessionClosedError
 from sundog.backends.local_processes.progress import FINISHED, STARTED
 from sundog.backends.local_processes.pump import ClientPump
-from sundog.backends.local_processes.waiter import Waiter
 from sundog.backends.local_processes.worker_output import WorkerOutput
 from sundog.backends.local_processes.worker_random import RandomStreams
 from sundog.backends.task_body import Outcome
+from sundog.backends.waiter import Waiter
 from sundog.core import messages as msg
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
@@ -43,6 +43,8 @@ SUBMITTED_TOGETHER = 64
 SUBMITTED_FOR: Nanos = 100 * MICROSECOND
 #: Seconds after which the helper sends what nobody else has sent.
 HELP_AFTER = 0.001
+#: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
+HELP_IDLE_MAX = 8
 
 #: The exit code of a worker whose state an exception left unknown.
 BROKEN_STATUS = 70
@@ -189,6 +191,7 @@ class WorkerPort:
         self._stepping = get_ident()
         try:
             self._pump.turn()
+            self._pump.give_answers()
         except BaseException:
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
@@ -207,21 +210,27 @@ class WorkerPort:
         """Main thread: a body is about to run, or to go on."""
         self._pumping.release()
         self._main_pumps = False
-        if self._helper_needed():
+        if self._pump.waiters or (self._helper_asleep and self._helper_needed()):
             self._wake_helper()
 
     # -- the helper thread ----------------------------------------------------------------------------------------------------
 
     def _help(self) -> None:
         gate = self._gate
+        idle = 0
         while True:
-            self._helper_asleep = True
-            if not self._helper_needed():
-                gate.acquire()
-            self._helper_asleep = False
-            if not self._pump.waiters:
+            if self._helper_needed():
+                idle = 0
+            elif idle >= HELP_IDLE_MAX:
+                self._helper_asleep = True
+                if not self._helper_needed():
+                    gate.acquire()
+                self._helper_asleep = False
+                idle = 0
+            idle += 1
+            if self._main_pumps or not self._pump.waiters:
                 gate.acquire(True, HELP_AFTER)
-            if self._main_pumps:
+            if not self._helper_needed():
                 continue
             self.output.flush()
             if self._pumping.acquire(True, HELP_AFTER):

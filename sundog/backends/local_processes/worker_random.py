@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from sundog.backends.task_seeds import numpy_seed, python_seed
 from sundog.core.ids import TaskID
 
 _NUMPY = "numpy.random"
@@ -30,7 +31,7 @@ class RandomStreams:
 
     def begin(self, task_id: TaskID) -> None:
         """Seed both from the task's ID."""
-        self._task_seed = int.from_bytes(task_id, "big")
+        self._task_seed = python_seed(task_id)
         random.seed(self._task_seed)
         if _NUMPY in sys.modules:
             self.seed_numpy(sys.modules[_NUMPY])
@@ -39,7 +40,7 @@ class RandomStreams:
         """Seed numpy's global generator from the running task."""
         seed = getattr(module, "seed", None)  # absent while the module is still being imported
         if seed is not None:
-            seed([self._task_seed >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+            seed(numpy_seed(self._task_seed))
 
 
 class _NumpyFinder(MetaPathFinder):

@@ -89,6 +89,10 @@ class Waiters:
                 self.take(request)
             waiter.resolve(answer)
 
+    def unanswered(self) -> list[Waiter]:
+        """Return those that wait."""
+        return [waiter for waiter in list(self._by_request.values()) if waiter.answer is None]
+
     def reject_all(self, reason: str) -> None:
         """Fail all that wait: the session is over. Entering and then looking whether it is over misses nothing."""
         for request in list(self._by_request):

@@ -1,0 +1,56 @@
+"""The command line: ``python -m sundog COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return an exit code: 0, or 2 for what cannot be done."""
+    parser = argparse.ArgumentParser(prog="python -m sundog", description="sundog: tasks and shared objects.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="measure what sundog costs on this machine, for the simulator",
+        description="Measure what real processes cost on this machine and store it as the profile that the simulator reads.",
+    )
+    calibrate.add_argument("--output", metavar="FILE", help="where to write the profile (default: the user's own)")
+    calibrate.add_argument("--repeats", type=_count, default=7, metavar="N", help="measurements of which medians are taken (7)")
+    calibrate.set_defaults(run=_calibrate)
+    chosen = parser.parse_args(arguments)
+    try:
+        result: int = chosen.run(chosen)
+        return result
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{parser.prog} {chosen.command}: {error}\n")
+        return 2
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return count
+
+
+def _calibrate(chosen: argparse.Namespace) -> int:
+    import msgspec
+
+    from sundog.backends.simulated.cost_model import save_profile
+    from sundog.calibrate import calibrate
+
+    profile = calibrate(chosen.repeats)
+    where = save_profile(profile, chosen.output)
+    for field in msgspec.structs.fields(profile):
+        value = getattr(profile, field.name)
+        if isinstance(value, int) and field.name != "format":
+            shown = f"{value / 1e9:,.2f} GB/s" if field.name.endswith("_per_second") else f"{value / 1e3:,.1f} us"
+            sys.stdout.write(f"{field.name.removesuffix('_bytes_per_second'):<16} {shown:>16}\n")
+    sys.stdout.write(f"{'local latency':<16} {profile.network.local_latency / 1e3:>13,.1f} us\nwritten to {where}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""What it costs a node, a driver and a worker to do what they do: the profile that the simulator charges to virtual time.
+
+A profile is measured on a real machine (``python -m sundog calibrate``), or is the documented default. That one is rounded from
+what the benchmarks' budgets allow on two cores: an empty task among many computes for 12 us in the node and 11 in driver and
+worker, one alone takes 100 us from call to value, memcpy into used pages runs at 12 GB/s. Times are integer nanoseconds, rates
+bytes a second.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from sundog.backends.simulated.network_model import NetworkModel
+from sundog.core.units import GIB, MICROSECOND, MILLISECOND, SECOND, Nanos
+
+FORMAT = 1
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be read, or that makes no sense; the message names the file and what is wrong."""
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The costs of a node and its processes.
+
+    Raises ValueError for a negative time or a rate that is not positive.
+    """
+
+    format: int = FORMAT
+    #: What was measured, where and when; for people.
+    name: str = "default"
+
+    # -- the node's process, one thing at a time
+    #: A turn of its loop, whatever comes: waking, reading, writing.
+    node_turn: Nanos = 9 * MICROSECOND
+    #: Each message that it takes in, answers included.
+    node_message: Nanos = 3 * MICROSECOND
+    #: Each decision where a task runs, on top of its messages.
+    node_decision: Nanos = 6 * MICROSECOND
+
+    # -- drivers and workers
+    #: ``.remote()`` in the caller: the name, the arguments' pickle, the fact.
+    submit: Nanos = 3 * MICROSECOND
+    #: A small result: from its message to the value.
+    receive: Nanos = 3 * MICROSECOND
+    #: A task in its worker besides its body: unpacking, calling, packing, reporting.
+    worker_task: Nanos = 5 * MICROSECOND
+    #: From the node's wish for a worker to one that takes tasks.
+    worker_start: Nanos = 6 * MILLISECOND
+
+    # -- bytes
+    #: Plain data (numbers, texts, containers) through pickle, one way.
+    serialize_bytes_per_second: int = 400_000_000
+    #: A value's bytes into pages of the store that were written before: the speed of memcpy.
+    copy_bytes_per_second: int = 12_000_000_000
+    #: Into pages that are fresh.
+    fresh_copy_bytes_per_second: int = 1_500_000_000
+
+    #: Between processes and nodes; ``network.local_latency`` is measured, the rest is what a data centre has.
+    network: NetworkModel = NetworkModel()
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int) and (value < 0 or (value == 0 and name.endswith("_per_second"))):
+                raise ValueError(f"profile: {name}={value} must be {'positive' if name.endswith('_per_second') else 'at least 0'}")
+
+    def node_time(self, messages: int, decisions: int) -> Nanos:
+        """Return how long a node's turn takes that hears ``messages`` and makes ``decisions``."""
+        return self.node_turn + messages * self.node_message + decisions * self.node_decision
+
+    def serialize_time(self, size: int) -> Nanos:
+        """Return how long it takes to pickle, or unpickle, ``size`` bytes of plain data."""
+        return -(-size * SECOND // self.serialize_bytes_per_second)
+
+    def copy_time(self, size: int, fresh: bool = False) -> Nanos:
+        """Return how long ``size`` bytes take into the store; ``fresh``: into pages never written before."""
+        rate = self.fresh_copy_bytes_per_second if fresh else self.copy_bytes_per_second
+        return -(-size * SECOND // rate)
+
+
+#: Nothing takes time but bodies: for tests, and for questions about policies alone.
+FREE = Profile(
+    name="free", node_turn=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, worker_start=0,
+    serialize_bytes_per_second=1 << 60, copy_bytes_per_second=1 << 60, fresh_copy_bytes_per_second=1 << 60,
+    network=NetworkModel(latency=0, local_latency=0, bandwidth=1024 * GIB),
+)  # fmt: skip
+
+
+def profile_path() -> Path:
+    """Return where the user's own profile lies: ``$XDG_CONFIG_HOME/sundog/profile.json``, usually below ``~/.config``."""
+    config = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(config) if config and os.path.isabs(config) else Path.home() / ".config") / "sundog" / "profile.json"
+
+
+def load_profile(path: str | os.PathLike[str] | None = None) -> Profile:
+    """Return the profile in ``path``; without one, the user's own if there is one, else the default.
+
+    Raises ProfileError, naming the file, for one that is not there or cannot be read as a profile.
+    """
+    where = profile_path() if path is None else Path(path)
+    try:
+        content = where.read_bytes()
+    except OSError as error:
+        if path is None and isinstance(error, FileNotFoundError):
+            return Profile()
+        raise ProfileError(f"profile {where}: {error.strerror}; `python -m sundog calibrate` makes one") from None
+    try:
+        profile = msgspec.json.decode(content, type=Profile)
+    except msgspec.MsgspecError as error:
+        raise ProfileError(f"profile {where}: {error}; `python -m sundog calibrate` makes a new one") from None
+    if profile.format != FORMAT:
+        raise ProfileError(f"profile {where} has format {profile.format}, this version reads {FORMAT}: calibrate again")
+    return profile
+
+
+def save_profile(profile: Profile, path: str | os.PathLike[str] | None = None) -> Path:
+    """Write ``profile`` as JSON to ``path`` (default: the user's own), whole or not at all; return where.
+
+    Raises OSError if the system refuses.
+    """
+    where = profile_path() if path is None else Path(path)
+    where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = where.with_name(f"{where.name}.{os.getpid()}")
+    try:
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n")
+        part.replace(where)
+    finally:
+        part.unlink(missing_ok=True)
+    return where

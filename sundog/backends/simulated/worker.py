@@ -1,0 +1,207 @@
+"""A worker in the simulation: the executor's pipeline, the client machine, and one body at a time.
+
+A body is called right from the loop, on the driver's thread; what it computes takes no virtual time, and its declared duration
+passes between its end and its report. Its tokens and its progress record are ints here (protocol P1).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent
+from simpy.events import Event
+
+from sundog.backends.session import Session
+from sundog.backends.simulated.client_process import ClientProcess
+from sundog.backends.simulated.strand import Strand
+from sundog.backends.task_body import Outcome, TaskBody
+from sundog.core import messages as msg
+from sundog.core.errors import InvariantViolation
+from sundog.core.executor import Executor
+from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID, address
+from sundog.core.machine import Action, Fact
+from sundog.core.task import TaskSpec, Value
+from sundog.core.units import Nanos
+
+if TYPE_CHECKING:
+    from sundog.backends.simulated.node import Node
+
+#: Numbers that stand for process IDs in tables and errors: the same in every run.
+_PIDS_A_NODE = 100_000
+
+
+class Worker(ClientProcess):
+    """See the module."""
+
+    def __init__(self, node: Node, number: ProcessID) -> None:
+        super().__init__(node, address(node.number, number), worker=True)
+        self.number = number
+        self.pid = node.number * _PIDS_A_NODE + number
+        #: The semaphore of protocol P1.
+        self.tokens = 0
+        #: The progress record: sequence numbers of the tasks last started and last finished.
+        self.started = 0
+        self.finished = 0
+        self._executor = Executor()
+        self._functions: dict[FunctionID, msg.FunctionDelivered] = {}
+        self._body: TaskBody | None = None
+        #: The task whose body runs, is suspended, or has ended and is not reported yet.
+        self.run: msg.RunTask | None = None
+        self._strand: Strand | None = None
+        self._ids: IdSequence | None = None
+        self._blocked: Nanos = 0
+        #: What the running task takes beyond what its body waits for.
+        self._duration: Nanos = 0
+        self._work_due = False
+        self._stopping = False
+
+    @property
+    def session(self) -> Session:
+        """See ``ClientProcess``. Made when the first task comes."""
+        if self._session is None:
+            self._session = Session(self, worker=True)
+        return self._session
+
+    @property
+    def strand(self) -> Strand | None:
+        """See ``ClientProcess``."""
+        return self._strand
+
+    # -- messages and turns ---------------------------------------------------------------------------------------------------
+
+    def route(self, message: Fact) -> bool:
+        """See ``ClientProcess``: what is meant for the pipeline."""
+        if isinstance(message, msg.RunTasks):
+            self._executor.accept(message)
+        elif isinstance(message, msg.FunctionDelivered):
+            self._functions[message.function_id] = message
+        elif isinstance(message, msg.TasksForgotten):
+            self.facts.append(self._executor.forget(message))
+        elif isinstance(message, msg.StopRequested):
+            self._stopping = True
+        else:
+            return False
+        return True
+
+    def turn(self) -> None:
+        """See ``Process``."""
+        super().turn()
+        if self.run is None and not self._work_due and (self._executor.queue or self._stopping):
+            self._work_due = True
+            self.loop.call_at(self.loop.now, self._work)
+
+    def show(self, what: Fact | str) -> None:
+        """See ``ClientProcess``: on stderr, as a real worker would."""
+        if sys.stderr is not None:
+            sys.stderr.write(f"sundog: {getattr(what, 'text', what)}\n")
+
+    # -- the pipeline ---------------------------------------------------------------------------------------------------------
+
+    def _work(self, _: Event | None = None) -> None:
+        """Run what lies in the pipeline, until a body blocks for longer than this call, or takes time."""
+        self._work_due = False
+        executor = self._executor
+        while self.run is None and not self.dead:
+            run = executor.next()
+            if run is None:
+                break
+            if not self.tokens:
+                continue  # reclaimed
+            self.tokens -= 1
+            values = executor.values(run)
+            if values is None:
+                self.started = self.finished = run.sequence
+                self.facts.append(executor.skip(run))
+            else:
+                self._execute(run, values)
+        self.flush()
+        if self._stopping and self.run is None and not self.dead and not executor.queue and not self.facts:
+            self.node.worker_left(self, 0)
+
+    def _execute(self, run: msg.RunTask, values: tuple[Value, ...]) -> None:
+        """Call a body. It may be suspended in here for any virtual time, while other frames of this worker take its turns."""
+        self.run = run
+        self.started = run.sequence
+        self._ids, self._blocked, self._duration = None, 0, 0
+        if self._body is None:
+            self._body = TaskBody(self.session, self._on_call)
+        loop = self.loop
+        began = loop.now
+        strand = self._strand = Strand(loop, self, getcurrent())
+        strand.begins()
+        outcome = self._body(run, self._functions.get(run.spec.function_id), values)
+        strand.ends()
+        self._strand = None
+        self.node.streams.forget(strand)
+        if self.dead:
+            return  # killed: nobody hears of it
+        took = loop.now - began - self._blocked + self._duration
+        if self._duration:
+            loop.call_at(loop.now + self._duration, lambda _: self._report_late(run, outcome, took))
+        else:
+            self._report(run, outcome, took)
+
+    def _report_late(self, run: msg.RunTask, outcome: Outcome, took: Nanos) -> None:
+        if not self.dead and self.run is run:
+            self._report(run, outcome, took)
+            self._work()
+
+    def _report(self, run: msg.RunTask, outcome: Outcome, took: Nanos) -> None:
+        self.finished = run.sequence
+        self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
+        if not outcome.failed:
+            self._executor.finished(run, outcome.results)
+        self.run = None
+
+    def _on_call(self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The body is about to be called: find out how long it will take."""
+        self._duration = self.node.durations.of(spec, args, kwargs)
+
+    # -- base.Port ------------------------------------------------------------------------------------------------------------
+
+    def ask(self, fact: Any) -> Action:
+        """See ``base.Port``."""
+        began = self.loop.now
+        try:
+            return super().ask(fact)
+        finally:
+            self._blocked += self.loop.now - began
+
+    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+        """See ``base.Port``."""
+        self._check_alive()
+        super().begin(fact, done)
+
+    def submitted(self) -> None:
+        """See ``base.Port``."""
+        self._check_alive()
+        super().submitted()
+
+    def lane(self) -> IdSequence:
+        """See ``base.Port``. Bodies have one thread here."""
+        run = self.run
+        if run is None:
+            raise InvariantViolation("a worker names things only while a task runs")
+        if self._ids is None:
+            self._ids = IdSequence(run.spec.task_id, run.start, 0)
+        return self._ids
+
+    def current_task(self) -> TaskID | None:
+        """See ``base.Port``."""
+        return self.run.spec.task_id if self.run is not None else None
+
+    def _check_alive(self) -> None:
+        if self._strand is not None and self._strand.doomed:
+            self._strand.check()
+
+    # -- ends -----------------------------------------------------------------------------------------------------------------
+
+    def die(self) -> Strand | None:
+        """Never do anything again; return the suspended body, if there is one, to be unwound at the session's end."""
+        self.dead = True
+        strand = self._strand
+        if strand is not None:
+            strand.doomed = True
+        return strand

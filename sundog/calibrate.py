@@ -1,0 +1,240 @@
+"""Measures what real processes cost on this machine, and makes of it the profile that the simulator charges.
+
+``python -m sundog calibrate`` does it and stores the profile; it takes some seconds and wants the machine for itself. What is
+counted is mostly computing time, which other work on the machine hardly changes; latencies and copies are medians.
+
+How the parts are told apart: puts cost the node a message each and next to no turns, since many travel together; tasks by the
+thousand two messages and a decision each; tasks one after the other two turns more. The way between two processes is what is left
+of one task's round trip.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import sundog
+from sundog.backends.serialization import pack
+from sundog.backends.simulated.cost_model import Profile
+from sundog.backends.simulated.network_model import NetworkModel
+from sundog.core.units import MICROSECOND, SECOND, Nanos
+
+#: Messages that the node hears for a task among many: submitted, finished. References travel many to a message.
+_MESSAGES_PER_TASK = 2
+#: Turns of the node for a task that comes alone: one hears of it, one of its end.
+_TURNS_PER_TASK = 2
+#: Ways from process to process in a task's round trip: driver, node, worker, node, driver.
+_HOPS = 4
+_LARGE_BYTES = 64_000_000
+
+
+class Measurements(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured. Nanoseconds for one, computing time where not said otherwise."""
+
+    #: One task, submitted and fetched, from call to value on the clock.
+    round_trip: Nanos
+    #: A task among thousands: in the driver, the node, the workers.
+    task_driver: Nanos
+    task_node: Nanos
+    task_workers: Nanos
+    #: ``.remote()`` alone, on the clock.
+    submit: Nanos
+    #: In the node: a small put among many; a task, one after the other.
+    put_node: Nanos
+    lone_task_node: Nanos
+    #: What the first nested call costs more than later ones, on the clock.
+    worker_start: Nanos
+    #: Bytes a second.
+    serialized: int
+    copied: int
+    copied_fresh: int
+
+
+@sundog.remote
+def nothing() -> None:
+    """An empty task."""
+
+
+@sundog.remote
+def parent() -> None:
+    """A task that waits for another."""
+    sundog.get(nothing.remote())
+
+
+def measure(repeats: int = 7) -> Measurements:
+    """Start sessions on this machine and measure; the medians of ``repeats``.
+
+    Raises RuntimeError if there is a session already, OSError where the system does not tell computing times (not on Linux).
+    """
+    worker_start = statistics.median(_worker_start() for _ in range(3))
+    with sundog.init(num_workers=2):
+        _tasks(2000)
+        tasks = [_computed(lambda: _tasks(5000), 5000) for _ in range(repeats)]
+        submits = [_clock(lambda: _submit(2000)) / 2000 for _ in range(repeats)]
+        puts = [_computed(lambda: _puts(4000), 4000) for _ in range(repeats)]
+        lone = [_computed(lambda: _one_by_one(500), 500) for _ in range(repeats)]
+        round_trips = [_clock(lambda: sundog.get(nothing.remote())) for _ in range(200 * repeats)]
+        fresh, copied = _copies(repeats)
+    return Measurements(
+        round_trip=int(statistics.median(round_trips)),
+        task_driver=_median(tasks, "driver"),
+        task_node=_median(tasks, "node"),
+        task_workers=_median(tasks, "worker"),
+        submit=int(statistics.median(submits)),
+        put_node=_median(puts, "node"),
+        lone_task_node=_median(lone, "node"),
+        worker_start=int(worker_start),
+        serialized=_serialized(repeats),
+        copied=copied,
+        copied_fresh=fresh,
+    )
+
+
+def fit(measured: Measurements, name: str = "", network: NetworkModel | None = None) -> Profile:
+    """Return the profile that explains ``measured``. ``network``: what the nodes of the simulated cluster are joined by."""
+    message = measured.put_node
+    turn = max(0, measured.lone_task_node - measured.task_node) // _TURNS_PER_TASK
+    decision = max(0, measured.task_node - _MESSAGES_PER_TASK * message)
+    submit = min(measured.submit, measured.task_driver)
+    receive = measured.task_driver - submit
+    computed = submit + receive + measured.task_workers + _TURNS_PER_TASK * turn + _MESSAGES_PER_TASK * message + decision
+    hop = max(1 * MICROSECOND, (measured.round_trip - computed) // _HOPS)
+    return Profile(
+        name=name,
+        node_turn=turn,
+        node_message=message,
+        node_decision=decision,
+        submit=submit,
+        receive=receive,
+        worker_task=measured.task_workers,
+        worker_start=measured.worker_start,
+        serialize_bytes_per_second=measured.serialized,
+        copy_bytes_per_second=measured.copied,
+        fresh_copy_bytes_per_second=measured.copied_fresh,
+        network=msgspec.structs.replace(network or NetworkModel(), local_latency=hop),
+    )
+
+
+def calibrate(repeats: int = 7) -> Profile:
+    """Return the profile of this machine. See :func:`measure` for errors."""
+    cores = len(os.sched_getaffinity(0))
+    name = f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+    return fit(measure(repeats), name)
+
+
+# --- the workloads ------------------------------
+
+
+def _tasks(count: int) -> None:
+    sundog.get([nothing.remote() for _ in range(count)])
+
+
+def _submit(count: int) -> None:
+    _KEPT[:] = [nothing.remote() for _ in range(count)]
+
+
+#: What must outlive a measurement.
+_KEPT: list[Any] = []
+
+
+def _puts(count: int) -> None:
+    _KEPT[:] = [sundog.put(b"small") for _ in range(count)]
+    sundog.get(_KEPT[-1])
+
+
+def _one_by_one(count: int) -> None:
+    for _ in range(count):
+        sundog.get(nothing.remote())
+
+
+def _worker_start() -> float:
+    """Return what a nested call costs more when no second worker is there yet."""
+    with sundog.init(num_workers=1):
+        sundog.get(nothing.remote())
+        first = _clock(lambda: sundog.get(parent.remote()))
+        later = min(_clock(lambda: sundog.get(parent.remote())) for _ in range(5))
+    return max(0.0, first - later)
+
+
+def _copies(repeats: int) -> tuple[int, int]:
+    """Return bytes a second of a large put: the first, and later ones."""
+    import numpy as np
+
+    source = np.ones(_LARGE_BYTES // 8)
+    times = []
+    for _ in range(repeats + 3):
+        _KEPT.clear()
+        times.append(_clock(lambda: _KEPT.append(sundog.put(source))))
+        sundog.get(_KEPT[0])
+    _KEPT.clear()
+    return _rate(_LARGE_BYTES, times[0]), _rate(_LARGE_BYTES, statistics.median(times[3:]))
+
+
+def _serialized(repeats: int) -> int:
+    """Return bytes a second of plain data through pickle."""
+    value = [{"name": f"row {number}", "value": number * 0.5, "tags": (number, "a", None)} for number in range(20_000)]
+    size = pack(None, value).size
+    return _rate(size, statistics.median(_clock(lambda: pack(None, value)) for _ in range(repeats)))
+
+
+def _rate(size: int, span: float) -> int:
+    return max(1, int(size * SECOND / max(1.0, span)))
+
+
+# --- clocks ------------------------------
+
+
+def _clock(work: Callable[[], object]) -> float:
+    started = time.perf_counter_ns()
+    work()
+    return float(time.perf_counter_ns() - started)
+
+
+def _computed(work: Callable[[], object], count: int) -> dict[str, float]:
+    """Return nanoseconds of computing for one of ``count``, by kind of process."""
+    before = _computing_times()
+    work()
+    spent: dict[str, float] = {"driver": 0.0, "node": 0.0, "worker": 0.0}
+    for process, total in _computing_times().items():
+        spent[process[0]] += (total - before.get(process, 0)) / count
+    return spent
+
+
+def _median(measured: list[dict[str, float]], kind: str) -> int:
+    return int(statistics.median(one[kind] for one in measured))
+
+
+def _computing_times() -> dict[tuple[str, int], int]:
+    """Return {(kind, pid): nanoseconds on a core so far} of this process and those of its session."""
+    found = {("driver", os.getpid()): _on_core(os.getpid())}
+    for child in _children(os.getpid()):
+        found["node", child] = _on_core(child)
+        for zygote in _children(child):
+            for worker in _children(zygote):
+                found["worker", worker] = _on_core(worker)
+    return found
+
+
+def _children(pid: int) -> Iterator[int]:
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            yield from map(int, (thread / "children").read_text().split())
+    except (FileNotFoundError, ProcessLookupError):
+        return
+
+
+def _on_core(pid: int) -> int:
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((thread / "schedstat").read_text().split()[0])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return total

@@ -1,0 +1,116 @@
+"""Profiles: what they compute, how they are kept, and how one is made from measurements."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sundog.__main__ import main
+from sundog.backends.simulated.cost_model import FREE, Profile, ProfileError, load_profile, profile_path, save_profile
+from sundog.calibrate import Measurements, fit
+from sundog.core.units import MICROSECOND, MILLISECOND, SECOND
+
+
+def test_times() -> None:
+    profile = Profile(
+        node_turn=10, node_message=3, node_decision=5, serialize_bytes_per_second=SECOND, copy_bytes_per_second=2 * SECOND
+    )
+    assert profile.node_time(messages=4, decisions=2) == 32
+    assert profile.serialize_time(100) == 100
+    assert profile.copy_time(101) == 51
+    assert profile.copy_time(100, fresh=True) > profile.copy_time(100)
+    assert FREE.node_time(100, 100) == 0
+
+
+@pytest.mark.parametrize("settings", [{"node_turn": -1}, {"copy_bytes_per_second": 0}])
+def test_costs_that_make_no_sense(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"profile: {next(iter(settings))}="):
+        Profile(**settings)  # type: ignore[arg-type]
+
+
+def test_a_profile_is_kept(tmp_path: Path) -> None:
+    profile = Profile(name="mine", node_turn=123)
+    where = save_profile(profile, tmp_path / "made" / "profile.json")
+    assert load_profile(where) == profile
+    assert stat.S_IMODE(where.parent.stat().st_mode) == 0o700
+    assert [path.name for path in where.parent.iterdir()] == ["profile.json"]
+
+
+def test_the_users_own_profile_comes_before_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_profile() == Profile()
+    save_profile(Profile(name="mine"))
+    assert profile_path() == tmp_path / "sundog" / "profile.json"
+    assert load_profile().name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "truncated"),
+        (b'{"node_turn": "fast"}', "Expected `int`, got `str` - at `\\$.node_turn`"),
+        (b'{"node_tern": 5}', "unknown field `node_tern`"),
+        (b'{"node_turn": -5}', "node_turn=-5 must be at least 0"),
+        (b'{"format": 99}', "has format 99, this version reads 1"),
+    ],
+)
+def test_a_profile_that_cannot_be_read(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(content)
+    with pytest.raises(ProfileError, match=message) as caught:
+        load_profile(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"No such file.*calibrate` makes one"):
+        load_profile(tmp_path / "none.json")
+
+
+def measurements(**changes: int) -> Measurements:
+    known = Measurements(
+        round_trip=100 * MICROSECOND, task_driver=6000, task_node=12_000, task_workers=5000, submit=4000, put_node=3000,
+        lone_task_node=30_000, worker_start=5 * MILLISECOND, serialized=400, copied=12_000, copied_fresh=1500,
+    )  # fmt: skip
+    return msgspec.structs.replace(known, **changes)
+
+
+def test_a_fit_explains_what_was_measured() -> None:
+    profile = fit(measurements())
+    assert (profile.node_message, profile.node_turn, profile.node_decision) == (3000, 9000, 6000)
+    assert 2 * profile.node_message + profile.node_decision == 12_000
+    assert profile.submit + profile.receive == 6000
+    round_trip = (
+        profile.submit + profile.receive + profile.worker_task + profile.node_time(1, 1) + profile.node_time(1, 0)
+        + 4 * profile.network.local_latency
+    )  # fmt: skip
+    assert 0 <= 100 * MICROSECOND - round_trip < 4
+
+
+def test_a_fit_of_noise_has_no_negative_costs() -> None:
+    profile = fit(measurements(put_node=50_000, lone_task_node=0, submit=90_000, round_trip=1))
+    assert (profile.node_turn, profile.node_decision, profile.receive) == (0, 0, 0)
+    assert profile.network.local_latency == MICROSECOND
+
+
+def test_calibrate_measures_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "profile.json"
+    assert main(["calibrate", "--output", str(path), "--repeats", "1"]) == 0
+    profile = load_profile(path)
+    assert "Python" in profile.name
+    # Orders of magnitude only: the machine may be busy.
+    assert 100 < profile.node_message < MILLISECOND
+    assert 100 < profile.worker_task < 10 * MILLISECOND
+    assert profile.copy_bytes_per_second > 10_000_000
+    shown = capsys.readouterr().out
+    assert "worker_start" in shown
+    assert str(path) in shown
+
+
+def test_calibrate_says_what_cannot_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--repeats", "0"])
+    assert "0: at least 1" in capsys.readouterr().err

@@ -173,7 +173,7 @@ class GlobalScheduler:
         assigned = self.assigned.get(fact.task_id)
         if fact.task_id in self._shapes:
             self._remove(fact.task_id)
-        elif assigned is not None and assigned.node != node_of(assigned.task.origin):
+        elif assigned is not None and assigned.node not in (node_of(assigned.task.origin), node_of(self.here)):
             self._actions.append(Send(address(assigned.node, HOST), fact))
 
     def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:

@@ -24,14 +24,16 @@ policies = st.sampled_from(sorted(POLICIES))
 LOST = (BOOM, FailureKind.OBJECT_LOST.value)
 
 
-def cluster_of(program: Program, count: int, policy: str, rng: Random | None, draw: Random) -> Cluster:
-    """Return a cluster in which tasks soon leave their node."""
+def cluster_of(
+    program: Program, count: int, policy: str, rng: Random | None, draw: Random, *, survives: bool = False
+) -> Cluster:
+    """Return a cluster in which tasks soon leave their node. ``survives``: what large tasks need is where nobody dies."""
     offer = draw.choice((0, 100 * MICROSECOND, 2 * MILLISECOND))
     small = draw.choice((0, 16, 100_000))
 
     def settings(number: int) -> Config:
-        """The last node has what large tasks need; the others are small, so that tasks leave them."""
-        large = number == count - 1
+        """One node has what large tasks need; the others are small, so that tasks leave them."""
+        large = number == (0 if survives else count - 1)
         return cluster_config(
             cpus=2 if large else draw.choice((1, 1, 2)), gpus=1 if large else 0, placement_policy=policy, offer_after=offer,
             backlog_max=draw.choice((0, 0, 1, 64)), inline_bytes_max=small, stall_after=5 * MILLISECOND,
@@ -89,7 +91,7 @@ def _alike(told: object, expected: object) -> bool:
 def test_with_nodes_killed_at_any_moment(seed: int, bodies: int, operations: int, count: int, policy: str, kills: int) -> None:
     rng = Random(seed)
     program = draw_program(rng, bodies, operations)
-    cluster = cluster_of(program, count, policy, Random(seed + 1), rng)
+    cluster = cluster_of(program, count, policy, Random(seed + 1), rng, survives=True)
     every = rng.choice((20, 100, 400))
 
     def kill_sometimes(cluster: Cluster) -> None:

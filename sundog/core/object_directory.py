@@ -224,15 +224,17 @@ class ObjectDirectory:
         for asker in [asker for asker in self._asked if node_of(asker) == fact.node]:
             for object_id in self._asked.pop(asker):
                 self._unsubscribe(asker, object_id)
-        for object_id in list(self._held.get(fact.node, ())):
+        held = dict(self._held.get(fact.node, {}))
+        for object_id in held:
             self._drop_copy(object_id, fact.node)
         for object_id, entry in list(self._entries.items()):
             entry.holders.pop(fact.node, None)
-            if entry.maker == fact.node:
+            made_there = entry.maker == fact.node
+            if made_there:
                 entry.maker = None
             if not entry.holders:
                 self._release(object_id, entry)
-            elif entry.lost():
+            elif entry.lost() and (made_there or object_id in held):
                 self._losses[object_id] = None
         self._released.pop(fact.node, None)
 

@@ -190,8 +190,12 @@ class ClusterObjectManager(ObjectManager):
     # -- what is shared ------------------------------
 
     def _share(self, object_ids: Iterable[ObjectID]) -> None:
-        """These IDs, and those inside them, are about to leave the node."""
+        """These IDs, and those inside them, are about to leave the node.
+
+        First who holds them: if the rest is lost with this node, the directory lets go of what it has heard of.
+        """
         located: list[tuple[ObjectID, int]] = []
+        recipes: list[tuple[ObjectID, list[TaskSpec]]] = []
         todo = list(object_ids)
         todo.reverse()
         while todo:
@@ -208,7 +212,7 @@ class ClusterObjectManager(ObjectManager):
             if not shared.foreign and not is_put(object_id):
                 specs = self.recipes.leaving(object_id)
                 if specs is not None:
-                    self._announce.records(object_id, specs)
+                    recipes.append((object_id, specs))
             self._announce.holds(object_id, made_here=pending)
             if pending:
                 shared.keeps = True
@@ -216,6 +220,8 @@ class ClusterObjectManager(ObjectManager):
                 shared.keeps = True
                 located.append((object_id, value.size))
                 todo += reversed(record.contained)
+        for object_id, specs in recipes:
+            self._announce.records(object_id, specs)
         for object_id, size in located:
             self._announce.located(object_id, size)
 

@@ -42,6 +42,7 @@ class ClusterScheduler(LocalScheduler):
         self._offers = Offers(config, self.pool, self.resources, self.pipelines)
         #: When the head hears of this node's load; never while the head is alone.
         self._report_at: Nanos | None = None if head == here else 0
+        self._reported_at: Nanos = 0
         self._mean: Nanos = 0
         self._handlers |= {
             msg.TaskSettled: self._on_task_settled,
@@ -55,7 +56,10 @@ class ClusterScheduler(LocalScheduler):
     def _decide(self, now: Nanos) -> None:
         super()._decide(now)
         if self._peers:
-            for record in self._offers.choose(now):
+            offered = self._offers.choose(now)
+            if offered and now - self._reported_at >= self._config.offer_after:
+                self._report(now)  # else this node would look idler than it is
+            for record in offered:
                 self._spill(record)
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
@@ -68,6 +72,7 @@ class ClusterScheduler(LocalScheduler):
 
     def _report(self, now: Nanos) -> None:
         self._report_at = now + self._config.heartbeat_every
+        self._reported_at = now
         behind = sum([max(0, len(worker.pipeline) - 1) for worker in self.pool.workers.values()])
         free = tuple([(name, max(0, amount)) for name, amount in self.resources.free.items()])
         report = msg.LoadReported(self._node, free, len(self._offers) + behind, self._mean)

@@ -188,8 +188,9 @@ def _too_deep() -> SerializationError:
 
 def _packed(segments: list[Any], buffers: list[pickle.PickleBuffer], contained: dict[bytes, None]) -> Packed:
     length = sum(map(len, segments))
+    inside = tuple(sorted(contained))  # found in the order of pickling, which for those in a set is that of its hashes
     if not buffers:
-        return Packed(PICKLE, segments, length, tuple(contained))
+        return Packed(PICKLE, segments, length, inside)
     views = [buffer.raw() for buffer in buffers]
     at = _HEADER.size + _ENTRY.size * len(views) + length
     entries = []
@@ -201,7 +202,7 @@ def _packed(segments: list[Any], buffers: list[pickle.PickleBuffer], contained: 
         segments.append(view)
         at += pad + len(view)
     head = b"".join((_HEADER.pack(len(views), 0, length), *entries))
-    return Packed(BUFFERS, [head, *segments], at, tuple(contained))
+    return Packed(BUFFERS, [head, *segments], at, inside)
 
 
 def inline(packed: Packed) -> Value:

@@ -67,7 +67,7 @@ class LocalScheduler:
         self.tasks: dict[TaskID, TaskRecord] = {}
         self._waiting: Dependencies[TaskRecord] = Dependencies()
         self._queues = ReadyQueues()
-        self.pipelines = Pipelines(config, here, self.pool, self._waiting)
+        self.pipelines = Pipelines(config, here, self.pool, self.tasks, self._waiting)
         self.blocking = BlockedTasks(config, self.pool)
         self._cancellations = Cancellations()
         self._size = PoolSize(config, self.pool, self.resources)

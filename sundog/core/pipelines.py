@@ -11,6 +11,7 @@ k tokens taken back are those of the last k tasks.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import msgspec
 
@@ -18,7 +19,7 @@ from sundog.core import messages as msg
 from sundog.core.actions import Dispatch, ReclaimTasks, Send
 from sundog.core.config import Config
 from sundog.core.dependencies import Dependencies
-from sundog.core.ids import Address, FunctionID, ObjectID, return_ids
+from sundog.core.ids import Address, FunctionID, ObjectID, TaskID, producer_of, return_ids
 from sundog.core.machine import Action
 from sundog.core.messages import RunTask
 from sundog.core.ready_queue import ReadyQueue
@@ -45,10 +46,19 @@ class FunctionRecord(msgspec.Struct):
 class Pipelines:
     """See the module."""
 
-    def __init__(self, config: Config, here: Address, pool: WorkerPool, waiting: Dependencies[TaskRecord]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        here: Address,
+        pool: WorkerPool,
+        tasks: Mapping[TaskID, TaskRecord],
+        waiting: Dependencies[TaskRecord],
+    ) -> None:
         self._config = config
         self._here = here
         self._pool = pool
+        #: All unfinished tasks, and who waits for which object; the local scheduler's.
+        self._tasks = tasks
         self._waiting = waiting
         self.functions: dict[FunctionID, FunctionRecord] = {}
         #: What this step dispatches, by worker; and what must be said before.
@@ -64,13 +74,15 @@ class Pipelines:
         function = self.functions[spec.function_id]
         if not worker.pipeline:
             worker.work = 0
+            worker.followed = False
         set_state(record, _DISPATCHED)
         worker.sequence += 1
         record.worker, record.sequence, record.dispatched_at = worker, worker.sequence, now
         record.estimate = function.mean or 0
         record.oldest_needed = worker.sequence
         if follows:
-            record.oldest_needed = min(self._producer(worker, o).sequence for o in record.missing)
+            worker.followed = True
+            record.oldest_needed = min([self._tasks[producer_of(o)].sequence for o in record.missing])
         worker.pipeline.append(record)
         worker.work += record.estimate
         if len(worker.pipeline) <= 2:
@@ -104,13 +116,6 @@ class Pipelines:
         for object_id in return_ids(spec.task_id, spec.return_count):
             worker.followers.extend([r for r in self._waiting.waiting_for(object_id) if r.state is _WAITING])
 
-    def _producer(self, worker: WorkerRecord, object_id: ObjectID) -> TaskRecord:
-        task_id = object_id[:16]
-        for record in reversed(worker.pipeline):
-            if record.spec.task_id == task_id:
-                return record
-        raise KeyError(object_id)
-
     def room(self, worker: WorkerRecord, record: TaskRecord) -> bool:
         """Tell whether the pipeline of a leased worker has room for ``record`` behind what is there."""
         depth = len(worker.pipeline)
@@ -122,11 +127,19 @@ class Pipelines:
             return depth == 0  # a function never seen: one in flight per worker
         return depth < config.pipeline_depth_min or worker.work + mean <= config.pipeline_work_max
 
+    def _half_full(self, worker: WorkerRecord) -> bool:
+        """Refilling waits until a pipeline is half empty, so that what is dispatched travels in batches."""
+        depth = len(worker.pipeline)
+        config = self._config
+        if depth <= config.pipeline_depth_min:
+            return False
+        return 2 * worker.work > config.pipeline_work_max or 2 * depth > config.pipeline_depth_max
+
     def follow(self, now: Nanos) -> None:
         """Dispatch tasks behind those whose returns they need, where there is room (P5)."""
         for group in self._pool.leased.values():
             for worker in group.values():
-                if worker.followers and worker.pipeline:
+                if worker.followers and worker.pipeline and not self._half_full(worker):
                     self._follow(worker, now)
 
     def _follow(self, worker: WorkerRecord, now: Nanos) -> None:
@@ -145,8 +158,12 @@ class Pipelines:
         """Every missing argument is a return of an unfinished task in this worker's pipeline, and the shapes agree."""
         if record.spec.resources != worker.shape or record.spec.calls_max:
             return False
-        here = {r.spec.task_id for r in worker.pipeline}
-        return all(o[:16] in here for o in record.missing)
+        tasks = self._tasks
+        for object_id in record.missing:
+            producer = tasks.get(producer_of(object_id))
+            if producer is None or producer.worker is not worker:
+                return False
+        return True
 
     def deepen(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> None:
         """Spread ready tasks of ``shape`` over the pipelines of the workers that hold it, evenly, as far as there is room."""
@@ -155,6 +172,8 @@ class Pipelines:
             return
         share = -(-len(queue) // len(group))
         for worker in group.values():
+            if self._half_full(worker):
+                continue
             for _ in range(share):
                 record = queue.peek()
                 if record is None:
@@ -258,7 +277,8 @@ class Pipelines:
         self._before = []
         for worker, runs in self._runs.values():
             pipeline = worker.pipeline
-            oldest = min([record.oldest_needed for record in pipeline])
+            # Without followers a task needs nothing before itself, and the head is the oldest.
+            oldest = min([r.oldest_needed for r in pipeline]) if worker.followed else pipeline[0].oldest_needed
             actions.append(Dispatch(worker.worker, tuple(runs), oldest - 1))
         if self._runs:
             self._runs = {}

@@ -88,6 +88,8 @@ class WorkerRecord(msgspec.Struct):
     #: Expected time of all that is in the pipeline.
     work: Nanos = 0
     sequence: int = 0
+    #: Something in the pipeline needs returns of what is ahead of it (P5).
+    followed: bool = False
     #: When the head is late, if anything is behind it.
     late_at: Nanos = 0
     #: Tasks that could follow those in the pipeline (P5), oldest first; checked again when there is room.

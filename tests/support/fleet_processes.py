@@ -255,6 +255,8 @@ class Execution(Author):
         self.worker = worker
         self.run = run
         self.values: list[Value] = []
+        #: Extents written for returns; a body that fails after all gives them back.
+        self.written: list[int] = []
 
     @property
     def contents(self) -> list[Any]:
@@ -269,6 +271,7 @@ class Execution(Author):
     def large(self, size: int, content: Any, *contained: ObjectID) -> Generator[Ask, Any, Value]:
         """Write ``content`` into the arena; ``yield from`` it."""
         offset = yield Room(size)
+        self.written.append(offset)
         return self.write(offset, size, content, *contained)
 
 
@@ -429,6 +432,8 @@ class Worker(Process):
         took = self.fleet.now - self._began - self._blocked
         self.finished = run.sequence
         execution.return_pins()
+        if failed:
+            self.facts.extend([msg.ExtentReturned(offset) for offset in execution.written])
         self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, results, took, retryable))
         if not failed:
             self.executor.finished(run, results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,14 +11,15 @@ from sundog.backends.simulated.cluster import Cluster
 from sundog.backends.simulated.driver import Driver
 from sundog.backends.simulated.durations import Durations
 from sundog.backends.simulated.log import EventLog
-from sundog.backends.simulated.network import Network as ModelNetwork
-from sundog.backends.simulated.network_model import NetworkModel
 from sundog.backends.simulated.node import Node
 from sundog.backends.simulated.sim_loop import ConstantNetwork, Costs, Loop, Network
 from sundog.core.config import Config
 from sundog.core.host import Host
 from sundog.core.ids import NodeID, root_task_id
 from sundog.core.units import SECOND
+
+if TYPE_CHECKING:
+    from sundog.backends.simulated.network_model import NetworkModel
 
 #: What ``sundog.init`` takes for this backend beside its own settings.
 OPTIONS = ("nodes", "durations", "network", "costs", "log", "check_invariants")
@@ -97,11 +98,14 @@ def _check_nodes(nodes: Any) -> None:
 def _network(network: Any, loop: Loop, seed: bytes) -> Network:
     if network is None:
         return ConstantNetwork(loop.environment, loop.costs.hop)
-    if isinstance(network, NetworkModel):
-        return ModelNetwork(loop.environment, network, seed=seed.hex())
     if callable(network):
         made: Network = network(loop.environment)
         return made
+    from sundog.backends.simulated import network as model
+    from sundog.backends.simulated.network_model import NetworkModel
+
+    if isinstance(network, NetworkModel):
+        return model.Network(loop.environment, network, seed=seed.hex())
     raise TypeError(f"network takes a NetworkModel, or a function of the SimPy environment, not {network!r}")
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from sundog.backends.base import Arena
-    from sundog.backends.session import Session
     from sundog.backends.simulated.node import Node
     from sundog.backends.simulated.strand import Strand
     from sundog.core.ids import Address
@@ -59,7 +58,8 @@ class ClientProcess(Process):
         #: What user code sees as its worker's process.
         self.pid = 0
         self._requests = itertools.count(1)
-        self._session: Session | None = None
+        #: When submissions that wait to travel together travel.
+        self._flush_at: Nanos | None = None
         self._waiting_for_room: list[Strand] = []
         self._outgoing: list[Fact] = []
         self._answers: list[Any] = []
@@ -77,11 +77,6 @@ class ClientProcess(Process):
         }
 
     # -- what differs ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def session(self) -> Session | None:
-        """The session of the user code here."""
-        return self._session
 
     @property
     def strand(self) -> Strand | None:
@@ -108,10 +103,14 @@ class ClientProcess(Process):
 
     def wanted_at(self) -> Nanos | None:
         """See ``Process``."""
-        return self.client.next_deadline()
+        deadline, flush = self.client.next_deadline(), self._flush_at
+        if flush is None or deadline is None:
+            return deadline if flush is None else flush
+        return min(deadline, flush)
 
     def turn(self) -> None:
         """See ``Process``."""
+        self._flush_at = None
         room = self.config.step_events_max
         inbox, self.inbox = self.inbox, []
         events: list[Event] = [event for event in inbox if not self.route(event[1])]
@@ -187,7 +186,9 @@ class ClientProcess(Process):
         self.check_open()
         if self.paused:
             self._wait_for_room()
-        self.turn_at(self.loop.now + self.loop.costs.flush)
+        if self._flush_at is None:
+            self._flush_at = self.loop.now + self.loop.costs.flush
+            self.turn_at(self._flush_at)
 
     def kick(self) -> None:
         """See ``base.Port``."""
@@ -225,12 +226,13 @@ class ClientProcess(Process):
     def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
         """See ``base.Port``. ``done`` runs in the loop, in this session."""
         self.check_open()
+        session = current.get()
 
         def answered(answer: Action) -> None:
             loop = self.loop
             running, before = loop.running, current.get()
             loop.running = None
-            current.switch(self.session)
+            current.switch(session)
             try:
                 done(answer)
             finally:

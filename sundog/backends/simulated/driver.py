@@ -140,6 +140,15 @@ class Driver(ClientProcess):
 
     def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
         """See ``base.Port``."""
+        if get_ident() != self.loop.home:
+            self._asked_by_threads[fact.request] = None
+
+            def answered(answer: Action) -> None:
+                self._asked_by_threads.pop(fact.request, None)
+                done(answer)
+
+            super().begin(fact, answered)
+            return
         super().begin(fact, done)
         self._main.tick(self.loop.costs.call)
 
@@ -167,7 +176,7 @@ class Driver(ClientProcess):
         try:
             waiter.wait()
         finally:
-            del self._asked_by_threads[fact.request]
+            self._asked_by_threads.pop(fact.request, None)
             self.waiters.take(fact.request)
         answer = waiter.answer
         assert answer is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def install(driver: Driver, rebinding: Rebinding) -> None:
         _serve(driver, over, timeout)
 
     def wait(condition: Any, timeout: float | None = None) -> bool:
-        if not _serves(driver):
-            return real_wait(condition, timeout)
-        return _serve(driver, lambda slice_seconds: real_wait(condition, slice_seconds), timeout)
+        return _wait_serving(driver, condition, timeout) if _serves(driver) else real_wait(condition, timeout)
 
     for owner, name, new in (
         (threading.Thread, "start", start), (threading.Thread, "join", join), (threading.Condition, "wait", wait),
@@ -93,6 +91,24 @@ def _serve(driver: Driver, over: Callable[[float], bool], timeout: float | None)
             return False
         if driver.threads_waiting or driver.loop.calls:
             _burst(driver)
+
+
+def _wait_serving(driver: Driver, condition: Any, timeout: float | None) -> bool:
+    """Wait for a notification of ``condition``, which the caller owns, as ``Condition.wait`` does, serving others meanwhile."""
+    if not condition._is_owned():
+        raise RuntimeError("cannot wait on un-acquired lock")
+    waiter = allocate_lock()
+    waiter.acquire()
+    condition._waiters.append(waiter)
+    saved = condition._release_save()
+    notified = False
+    try:
+        notified = _serve(driver, lambda slice_seconds: waiter.acquire(True, slice_seconds), timeout)
+    finally:
+        condition._acquire_restore(saved)
+        if not notified and waiter in condition._waiters:
+            condition._waiters.remove(waiter)
+    return notified
 
 
 def _burst(driver: Driver) -> None:

@@ -13,6 +13,7 @@ without a switch; if it blocks, that hub is the body's from then on, and another
 from __future__ import annotations
 
 import gc
+import sys
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
@@ -126,6 +127,7 @@ class Loop:
         self.steps = 0
         #: Hubs that wait to be needed again.
         self._parked: list[greenlet] = []
+        self._spawner = greenlet(self._spawn, self.main)
         #: What other threads want done by the loop.
         self.calls: deque[Callable[[], None]] = deque()
         #: Looked at now and then: true once something has happened outside of the simulation.
@@ -154,15 +156,23 @@ class Loop:
     def enter(self) -> None:
         """From user code: go on with the queue. Returns when somebody resumes the caller, or raises what was thrown into it."""
         parked = self._parked
-        hub = parked.pop() if parked else greenlet(self._run, self.main)
+        hub = parked.pop() if parked else self._spawner
         hub.switch()
+        _go_on_tracing()
+
+    def _spawn(self) -> None:
+        """Start hubs, from here: a greenlet begins at the recursion depth of whoever starts it, and bodies nest deeply."""
+        while True:
+            greenlet(self._run, self.main).switch()
 
     def resume(self, waiting: greenlet) -> None:
         """From a callback, as its last act: let user code go on."""
         self._parked.append(getcurrent())
         waiting.switch()
+        _go_on_tracing()
 
     def _run(self) -> None:
+        _go_on_tracing()
         step = self.environment.step
         while not self.stopped:
             try:
@@ -202,8 +212,22 @@ class Loop:
         """Let every hub end. For the end of the session, once no body is suspended."""
         self.stopped = True
         parked, self._parked = self._parked, []
-        for hub in parked:
+        for hub in (*parked, self._spawner):
             hub.throw(GreenletExit)
+
+
+def _go_on_tracing() -> None:
+    """After a switch: whoever traces or profiles (a debugger, say) does so in every greenlet.
+
+    Until Python 3.12 whether there is anything to call is kept with each greenlet's stack; setting it again sets it here.
+    """
+    if _TRACED_BY_STACK:
+        tracing = sys.gettrace()
+        if tracing is not None or sys.getprofile() is not None:
+            sys.settrace(tracing)
+
+
+_TRACED_BY_STACK = sys.version_info < (3, 12)
 
 
 class Process:

@@ -41,10 +41,10 @@ class Strand:
         self._ticket = 0
         self._waking = False
 
-    def begins(self) -> None:
-        """Its code runs from now on."""
+    def begins(self, session: Session) -> None:
+        """Its code runs from now on, in ``session``."""
         self.loop.running = self
-        current.switch(self.process.session)
+        current.switch(session)
 
     def ends(self) -> None:
         """Its code is over; what runs is the loop."""
@@ -61,11 +61,11 @@ class Strand:
                 )
             raise RuntimeError("in the simulator only the main greenlet of the driver or of a task's body may wait")
 
-    def suspend(self, until: Nanos | None = None) -> None:
-        """Let the simulation go on until :meth:`wake`, or until it is ``until``."""
+    def suspend(self, until: Nanos | None = None, *, flush: bool = True) -> None:
+        """Let the simulation go on until :meth:`wake`, or until it is ``until``; ``flush``: tell first what the code has said."""
         self.check()
         loop, process = self.loop, self.process
-        if process.facts:
+        if flush and process.facts:
             process.turn_soon()
         self._ticket += 1
         self._waking = False
@@ -118,7 +118,8 @@ class Strand:
             if loop.next_event() > until:
                 loop.environment.advance(until)
             else:
-                self.suspend_until(until)
+                while loop.now < until:
+                    self.suspend(until, flush=False)
         return loop.now
 
     def throw(self, error: BaseException) -> None:

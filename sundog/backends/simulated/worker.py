@@ -46,6 +46,8 @@ class Worker(ClientProcess):
         self.finished = 0
         self._executor = Executor()
         self._functions: dict[FunctionID, msg.FunctionDelivered] = {}
+        #: Made when the first task comes.
+        self._session: Session | None = None
         self._body: TaskBody | None = None
         #: The task whose body runs, is suspended, or has ended and is not reported yet.
         self.run: msg.RunTask | None = None
@@ -56,13 +58,6 @@ class Worker(ClientProcess):
         self._duration: Nanos = 0
         self._work_due = False
         self._stopping = False
-
-    @property
-    def session(self) -> Session:
-        """See ``ClientProcess``. Made when the first task comes."""
-        if self._session is None:
-            self._session = Session(self, worker=True)
-        return self._session
 
     @property
     def strand(self) -> Strand | None:
@@ -125,12 +120,13 @@ class Worker(ClientProcess):
         self.run = run
         self.started = run.sequence
         self._ids, self._blocked, self._duration = None, 0, 0
-        if self._body is None:
-            self._body = TaskBody(self.session, self._on_call)
+        if self._session is None or self._body is None:
+            self._session = Session(self, worker=True)
+            self._body = TaskBody(self._session, self._on_call)
         loop = self.loop
         began = loop.now
         strand = self._strand = Strand(loop, self, getcurrent())
-        strand.begins()
+        strand.begins(self._session)
         outcome = self._body(run, self._functions.get(run.spec.function_id), values)
         strand.ends()
         self._strand = None

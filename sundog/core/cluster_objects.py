@@ -27,7 +27,7 @@ from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import HOST, Address, NodeID, ObjectID, TaskID, address, is_put, return_ids
+from sundog.core.ids import HOST, Address, NodeID, ObjectID, TaskID, address, is_put, node_of, return_ids
 from sundog.core.machine import Action, Event
 from sundog.core.messages import ReadyObject, Result
 from sundog.core.object_manager import ObjectManager
@@ -460,8 +460,18 @@ class ClusterObjectManager(ObjectManager):
             self._local.append(ReadyObject(object_id, fact.value))
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
+        """Of the tasks that it gave, those whose returns nobody here knows need not be started; lineage asks again for others."""
         self._releases += self.ledger.process_lost(address(fact.node, HOST))
         self.pulls.node_lost(fact.node)
+        unheld = []
+        for task_id, declared in self.foreign.items():
+            if declared.rebuild or node_of(declared.submitter) != fact.node:
+                continue
+            ids = return_ids(task_id, declared.spec.return_count)
+            if all(self.references.counts[o] == 1 and not self.shared[o].hold for o in ids if o in self.shared):
+                unheld.append(task_id)
+        if unheld:
+            self._messages.append((self._here, msg.ReturnsUnheld(tuple(unheld))))
 
     # -- tests ------------------------------
 

@@ -191,9 +191,4 @@ class ClusterScheduler(LocalScheduler):
                 self._report_at = self._now
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
-        """Tasks that it gave, and that have not started, nobody waits for; lineage asks again for what others want."""
         self._peers.pop(fact.node, None)
-        for task_id, rebuild in list(self.foreign.items()):
-            record = self.tasks[task_id]
-            if not rebuild and node_of(record.submitter) == fact.node and record.state in (_WAITING, _READY):
-                self._fail(record, FailureKind.CANCELLED, "the node that submitted it was lost")

@@ -58,7 +58,7 @@ class Node(Fleet):
         return self.host.node
 
     @property
-    def now(self) -> Nanos:  # type: ignore[override]
+    def now(self) -> Nanos:
         return self.cluster.now
 
     @now.setter
@@ -204,9 +204,9 @@ class Cluster:
             if self.rng is not None:
                 nodes = list(self.nodes)
                 self.rng.shuffle(nodes)
-                moved = any([node.move(self.rng) for node in nodes if self.rng.randrange(4)]) or moved
+                moved = sum([node.move(self.rng) for node in nodes if self.rng.randrange(4)]) > 0 or moved
             else:
-                moved = any([node.round() for node in self.nodes]) or moved
+                moved = sum([node.round() for node in self.nodes]) > 0 or moved
             self._stop()
             if moved:
                 self.now += ROUND

@@ -38,7 +38,8 @@ class ClusterScheduler(LocalScheduler):
         super().__init__(config, node, here, head, driver, first)
         #: Tasks of other nodes that are here; True if lineage asked for them.
         self.foreign: dict[TaskID, bool] = {}
-        self._peers: dict[NodeID, None] = {}
+        #: Others that are known: to the head all, to the rest the head.
+        self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
         self._offers = Offers(config, self.pool, self.resources, self.pipelines)
         #: When the head hears of this node's load; never while the head is alone.
         self._report_at: Nanos | None = None if head == here else 0

@@ -1,8 +1,9 @@
 """The machines of one process, as one machine. It routes what they say to each other and decides nothing.
 
 Every node has an object manager and a local scheduler; the head's host also has the global scheduler, the object directory,
-lineage, and (in a cluster) membership. In a cluster the first two are those of ``cluster_objects`` and ``cluster_tasks``. A fact goes to the machines that hear its type, in the order of ``ROUTES``; a ``Send`` to
-this host's own address is routed at once, in the same step, until nothing more is said: what leaves a step is only for others.
+lineage, and (in a cluster) membership. In a cluster the first two are those of ``cluster_objects`` and ``cluster_tasks``. A fact
+goes to the machines that hear its type, in the order of ``ROUTES``; a ``Send`` to this host's own address is routed at once, in
+the same step, until nothing more is said: what leaves a step is only for others.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class LoadReported(Fact, frozen=True, tag=63):
 
 
 class NodeJoined(Fact, frozen=True, tag=64):
-    """To H's machines, then to all nodes: ``node`` has ``capacity`` and may be given tasks."""
+    """N -> H, and to the node's own machines: ``node`` has ``capacity`` and may be given tasks."""
 
     node: NodeID
     capacity: Shape

@@ -53,9 +53,6 @@ from sundog.core.host_messages import (
     ObjectLost as ObjectLost,
 )
 from sundog.core.host_messages import (
-    ObjectUnrecoverable as ObjectUnrecoverable,
-)
-from sundog.core.host_messages import (
     ObjectsElsewhere as ObjectsElsewhere,
 )
 from sundog.core.host_messages import (
@@ -66,6 +63,9 @@ from sundog.core.host_messages import (
 )
 from sundog.core.host_messages import (
     ObjectsReleased as ObjectsReleased,
+)
+from sundog.core.host_messages import (
+    ObjectUnrecoverable as ObjectUnrecoverable,
 )
 from sundog.core.host_messages import (
     PinsRevoked as PinsRevoked,

@@ -10,6 +10,7 @@ from sundog.core.stall import BlockedTask, PendingTask, find_deadlock
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
 
+
 class _Unstarted(Mapping[ObjectID, PendingTask]):
     """Tasks that have not started, by what they return: made as they are asked for, since few ever are."""
 

@@ -140,7 +140,7 @@ class Cluster:
         self._copies: list[_Copy] = []
         self._active_at: Nanos = 0
         self.nodes = [Node(self, n, each(n) if each else settings or cluster_config()) for n in range(count)]
-        self.run(lambda: all(len(node.scheduler._peers) == count - 1 and node.workers for node in self.nodes))
+        self.run(lambda: len(self.head.scheduler._peers) == count - 1 and all(node.workers for node in self.nodes))
 
     @property
     def head(self) -> Node:

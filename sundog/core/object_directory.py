@@ -35,8 +35,9 @@ class _Entry(msgspec.Struct):
     nodes: dict[NodeID, None]
     #: Who has references.
     holders: dict[NodeID, None]
-    #: Who will seal it, until somebody has.
+    #: Who will seal it, until somebody has; and who said so once, and may keep a record of it without references.
     maker: NodeID | None = None
+    home: NodeID | None = None
 
     def lost(self) -> bool:
         return not self.nodes and self.maker is None
@@ -201,6 +202,7 @@ class ObjectDirectory:
             entry.holders[fact.node] = None
         for object_id in fact.made_here:
             entry = self._entries[object_id]
+            entry.home = fact.node
             if entry.lost():
                 entry.maker = fact.node
 
@@ -212,8 +214,8 @@ class ObjectDirectory:
 
     def _release(self, object_id: ObjectID, entry: _Entry) -> None:
         """No node holds references: copies, and what would become one, may go."""
-        if entry.maker is not None and entry.maker not in entry.nodes:
-            self._released.setdefault(entry.maker, []).append(object_id)
+        if entry.home is not None and entry.home not in entry.nodes:
+            self._released.setdefault(entry.home, []).append(object_id)
         for node in list(entry.nodes):
             self._released.setdefault(node, []).append(object_id)
             self._drop_copy(object_id, node)

@@ -31,7 +31,7 @@ from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
 from sundog.core.output import OutputBudget
-from sundog.core.placement import policy
+from sundog.core.placement import NodeView, policy
 from sundog.core.rng import SplitMix
 from sundog.core.units import Nanos
 
@@ -252,6 +252,10 @@ class Host:
             machine.check_invariants()
 
     # -- for people ------------------------------
+
+    def known_nodes(self) -> list[NodeView]:
+        """Return the nodes that this host's global scheduler knows, if it has one: the head's."""
+        return list(self.global_scheduler.nodes.values()) if self.here == self.head else []
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of one of ``tables.TABLES``.

@@ -105,7 +105,7 @@ def test_when_no_node_holds_it_the_copies_and_the_recipe_go() -> None:
     machine = directory()
     step(machine, held(1, A), added(2, A), added(3, A))
     assert step(machine, unheld(9, A)) == []
-    released = [Send(host(node), msg.ObjectsReleased((A,))) for node in (2, 3)]
+    released = [Send(host(node), msg.ObjectsReleased((A,))) for node in (9, 2, 3)]
     assert step(machine, unheld(1, A), unheld(1, A)) == [*released, Send(HERE, msg.RecipesReleased((A,)))]
     assert step(machine, added(4, A)) == [Send(host(4), msg.ObjectsReleased((A,)))], "too late"
     assert step(machine, unheld(9, B)) == [Send(host(9), msg.ObjectsReleased((B,))), Send(HERE, msg.RecipesReleased((B,)))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sundog.core.ids import Address, ObjectID, ProcessID
+from sundog.core.ids import Address, NodeID, ObjectID, ProcessID
 from sundog.core.machine import Action, Fact
 from sundog.core.messages import RunTask
 from sundog.core.task import Failure, Value
@@ -52,6 +52,18 @@ class ReleasePages(Action, frozen=True, tag=14):
 
     offset: int
     size: int
+
+
+class StartFetch(Action, frozen=True, tag=16):
+    """Copy ``size`` bytes from ``source_offset`` of the arena of node ``source``, where they are pinned, to ``offset`` of this
+    node's; report FetchFinished or FetchFailed. Only in a cluster."""
+
+    object_id: ObjectID
+    source: NodeID
+    size: int
+    offset: int
+    attempt: int
+    source_offset: int
 
 
 class StopHost(Action, frozen=True, tag=15):

@@ -37,7 +37,7 @@ class BlockedTasks:
         worker = record.worker
         assert worker is not None
         set_state(record, TaskState.BLOCKED)
-        record.blocking = Blocking(fact.request, dict.fromkeys(fact.object_ids), fact.count)
+        record.blocking = Blocking(fact.request, dict.fromkeys(fact.object_ids), fact.count, fact.deliver)
         self.blocked[record.spec.task_id] = record
         for object_id in fact.object_ids:
             self._waiting.add(object_id, record)
@@ -51,6 +51,21 @@ class BlockedTasks:
                 blocking.count -= 1
                 if blocking.count <= 0 and record.state is TaskState.BLOCKED:
                     self._to_resumable(record, now)
+
+    def ready_elsewhere(self, object_id: ObjectID, now: Nanos) -> bool:
+        """An object is on another node: that is enough for a wait. True if a get needs it here."""
+        needed = False
+        for record in list(self._waiting.waiting_for(object_id)):
+            blocking = record.blocking
+            if blocking is None or blocking.deliver:
+                needed = True
+                continue
+            self._waiting.remove(object_id, record)
+            if blocking.missing.pop(object_id, 0) is None:
+                blocking.count -= 1
+                if blocking.count <= 0 and record.state is TaskState.BLOCKED:
+                    self._to_resumable(record, now)
+        return needed
 
     def out_of_time(self, record: TaskRecord, request: int, now: Nanos) -> None:
         """The wait of ``request`` expired: resume although not everything is ready."""

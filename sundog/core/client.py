@@ -274,7 +274,8 @@ class Client:
         if request.task is not None:
             request.blocked = True
             count = len(request.missing) - request.missing_allowed
-            self._messages.append(msg.TaskBlocked(request.task, number, tuple(request.missing), count))
+            missing = tuple(request.missing)
+            self._messages.append(msg.TaskBlocked(request.task, number, missing, count, request.deliver))
 
     def _on_request_abandoned(self, fact: ev.RequestAbandoned) -> None:
         request = self._requests.get(fact.request)

@@ -79,6 +79,13 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     # -- the cluster (used by the global scheduler and membership; one node needs none of it)
     heartbeat_every: Nanos = 100 * MILLISECOND
     node_lost_after: Nanos = 3 * SECOND
+    #: A ready task that would wait longer than this for its turn is offered to the global scheduler (as is what exceeds
+    #: ``backlog_max``): some round trips to the head, so that what is over at once stays.
+    offer_after: Nanos = 2 * MILLISECOND
+    #: Bytes that a node pulls from others at one time; one object at least.
+    fetch_bytes_max: int = 256 * MIB
+    #: A fetch that failed is tried again after this long, from another holder if there is one; doubled up to a hundredfold.
+    fetch_retry_after: Nanos = 10 * MILLISECOND
     #: Recipes kept per job.
     lineage_bytes_max: int = 256 * MIB
     #: How the global scheduler chooses a node; one of ``placement.POLICIES``.

@@ -64,6 +64,21 @@ class OutputRead(Fact, frozen=True, tag=105):
     text: str
 
 
+class FetchFinished(Fact, frozen=True, tag=106):
+    """All bytes that StartFetch(attempt) asked for are in the arena."""
+
+    object_id: ObjectID
+    attempt: int
+
+
+class FetchFailed(Fact, frozen=True, tag=107):
+    """StartFetch(attempt) is over without success, also because its source was lost: nothing of it writes any more."""
+
+    object_id: ObjectID
+    attempt: int
+    reason: str = ""
+
+
 # --- reported by a client's loop (driver or worker) ------------------------------
 
 

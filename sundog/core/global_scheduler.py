@@ -4,10 +4,15 @@ It hears of nodes and their loads, and of tasks that were spilled. A task goes t
 none fits now it waits, in order, with those of its shape. One that no node could hold even when empty waits for
 ``config.infeasible_grace``, in case such a node is about to join, and then fails with a text that says what is missing.
 
-Between two reports of a node its load is carried on by what was assigned to it, so that a burst spreads.
+Between two reports of a node its load is carried on by what was assigned to it and what of that is over, so that a burst
+spreads.
 
-Invariants: a task is either waiting here or has been answered, exactly once, by TaskAssigned or TaskInfeasible; a waiting
-task that no known node could hold has a deadline.
+It keeps the specs of what it has assigned until that is over. When the node is lost meanwhile it places the task again, as
+often as the task may be retried; the result goes to the node that spilled it, through here, so that everything that was said
+of the IDs inside is known here before.
+
+Invariants: a task is either waiting here or assigned, or has been answered, exactly once, by TaskSettled or TaskInfeasible; a
+waiting task that no known node could hold has a deadline.
 """
 
 from __future__ import annotations
@@ -22,14 +27,16 @@ from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import HOST, Address, NodeID, ObjectID, TaskID, address
+from sundog.core.ids import HOST, Address, FunctionID, NodeID, ObjectID, TaskID, address, node_of
 from sundog.core.machine import Action, Event, Rng
 from sundog.core.placement import NodeView, PlacementPolicy, fits
 from sundog.core.resources import CPU, GPU, UNIT, Shape, describe
-from sundog.core.task import TaskSpec
+from sundog.core.task import FailureKind, Result, TaskSpec, failed
 from sundog.core.units import Nanos
 
 _NOBODY_HOLDS: Mapping[NodeID, int] = {}
+#: Starts of a body that a lost node may have made: the next node counts from beyond them.
+_LOSS_SHIFT = 16
 _OPTION = {CPU: "num_cpus", GPU: "num_gpus"}
 
 
@@ -45,6 +52,17 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
     submitter: Address
     #: The host that spilled it, which is told if it cannot be placed.
     origin: Address
+    starts: int = 0
+    rebuild: bool = False
+    #: Nodes that were lost while they had it.
+    losses: int = 0
+
+
+class _Assigned(msgspec.Struct, gc=False):
+    task: _Waiting
+    node: NodeID
+    #: Lineage wants its results, although the node that waits for them is lost.
+    wanted: bool = False
 
 
 class _NoRng:
@@ -60,7 +78,9 @@ class GlobalScheduler:
     ``rng`` is for policies that draw; ``holdings`` may be left out where placement need not know about objects.
     """
 
-    HEARS = (msg.TaskSpilled, msg.TaskWithdrawn, msg.LoadReported, msg.NodeJoined, msg.NodeLost)
+    HEARS = (
+        msg.TaskSpilled, msg.TaskWithdrawn, msg.TaskEnded, msg.LoadReported, msg.FunctionExported, msg.NodeJoined, msg.NodeLost,
+    )  # fmt: skip
 
     def __init__(
         self, config: Config, here: Address, policy: PlacementPolicy, rng: Rng | None, holdings: Holdings | None = None
@@ -74,6 +94,14 @@ class GlobalScheduler:
         #: What waits for a place, by shape, each in order of arrival. Never an empty dict inside.
         self.waiting: dict[Shape, dict[TaskID, _Waiting]] = {}
         self._shapes: dict[TaskID, Shape] = {}
+        #: What is with a node, until it is over; and how much each has.
+        self.assigned: dict[TaskID, _Assigned] = {}
+        self._with: dict[NodeID, int] = {}
+        #: Functions, and which node has been given which.
+        self._functions: dict[FunctionID, msg.FunctionExported] = {}
+        self._told: dict[NodeID, dict[FunctionID, None]] = {}
+        self._lost: dict[NodeID, None] = {}
+        self._actions: list[Action] = []
         #: When a task that no node could hold fails.
         self._graces: Deadlines[TaskID] = Deadlines()
         #: Shapes to try in this step; all of them once a node has changed.
@@ -82,7 +110,9 @@ class GlobalScheduler:
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.TaskSpilled: self._on_task_spilled,
             msg.TaskWithdrawn: self._on_task_withdrawn,
+            msg.TaskEnded: self._on_task_ended,
             msg.LoadReported: self._on_load_reported,
+            msg.FunctionExported: self._on_function_exported,
             msg.NodeJoined: self._on_node_joined,
             msg.NodeLost: self._on_node_lost,
         }
@@ -94,7 +124,7 @@ class GlobalScheduler:
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
-        actions: list[Action] = []
+        actions, self._actions = self._actions, []
         for shape in list(self.waiting if self._nodes_changed else self._arrived):
             self._place(shape, now, actions)
         self._arrived = {}
@@ -127,18 +157,65 @@ class GlobalScheduler:
         spec = fact.spec
         if spec.task_id in self._shapes:
             return  # spilled again by one that did not know: it waits already
-        self.waiting.setdefault(spec.resources, {})[spec.task_id] = _Waiting(spec, fact.submitter, sender)
+        assigned = self.assigned.get(spec.task_id)
+        if assigned is not None:
+            assigned.wanted = assigned.wanted or fact.rebuild
+            return
+        self._wait(_Waiting(spec, fact.submitter, sender, fact.starts, fact.rebuild))
+
+    def _wait(self, task: _Waiting) -> None:
+        spec = task.spec
+        self.waiting.setdefault(spec.resources, {})[spec.task_id] = task
         self._shapes[spec.task_id] = spec.resources
         self._arrived[spec.resources] = None
 
     def _on_task_withdrawn(self, sender: Address, fact: msg.TaskWithdrawn) -> None:
+        assigned = self.assigned.get(fact.task_id)
         if fact.task_id in self._shapes:
             self._remove(fact.task_id)
+        elif assigned is not None and assigned.node not in (node_of(assigned.task.origin), node_of(self.here)):
+            self._actions.append(Send(address(assigned.node, HOST), fact))
+
+    def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:
+        """Free what is counted for it, tell the directory of what stays there, and the one that waits of the rest."""
+        assigned = self.assigned.get(fact.task_id)
+        if assigned is None or assigned.node != fact.node:
+            self._announce(fact)  # nobody waits: the copies that nobody holds go
+            return
+        del self.assigned[fact.task_id]
+        task = assigned.task
+        self._unassign(fact.node, task.spec.resources)
+        origin = node_of(task.origin)
+        if task.rebuild:
+            self._announce(fact)
+        elif origin == fact.node:
+            return
+        elif origin not in self._lost:
+            kept = tuple([object_id for object_id, _ in fact.kept])
+            if kept:
+                self._actions.append(Send(self.here, msg.RecipesRecorded(0, (task.spec,), kept)))
+                self._actions.append(Send(self.here, msg.NodeHolds(origin, kept)))
+            self._announce(fact)
+            self._actions.append(Send(task.origin, msg.TaskSettled(fact.task_id, fact.results, kept)))
+        else:
+            self._announce(fact)
+            if assigned.wanted and len(fact.kept) < task.spec.return_count:
+                self._again(msgspec.structs.replace(task, rebuild=True))
+
+    def _announce(self, fact: msg.TaskEnded) -> None:
+        if fact.kept:
+            self._actions.append(Send(self.here, msg.LocationsAdded(fact.node, fact.kept)))
+
+    def _on_function_exported(self, sender: Address, fact: msg.FunctionExported) -> None:
+        self._functions.setdefault(fact.function_id, fact)
+        self._told.setdefault(node_of(sender), {})[fact.function_id] = None
 
     def _on_load_reported(self, sender: Address, fact: msg.LoadReported) -> None:
         known = self.nodes.get(fact.node)
         if known is not None:
-            self._set_node(NodeView(fact.node, known.capacity, fact.free, fact.queued, fact.mean))
+            # What is on its way to the node is not in its report.
+            queued = max(fact.queued, self._with.get(fact.node, 0) - dict(known.capacity).get(CPU, 0) // UNIT)
+            self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean))
 
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
         self._set_node(NodeView(fact.node, fact.capacity, fact.capacity))
@@ -147,6 +224,37 @@ class GlobalScheduler:
         if self.nodes.pop(fact.node, None) is not None:
             self._policy.node_lost(fact.node)
             self._nodes_changed = True
+        self._with.pop(fact.node, None)
+        self._told.pop(fact.node, None)
+        self._lost[fact.node] = None
+        for task_id in [t for t, shape in self._shapes.items() if self._is_orphan(self.waiting[shape][t])]:
+            self._remove(task_id)
+        for assigned in [each for each in self.assigned.values() if each.node == fact.node]:
+            del self.assigned[assigned.task.spec.task_id]
+            if assigned.wanted or not self._is_orphan(assigned.task):
+                self._place_again(assigned, fact.node)
+
+    def _is_orphan(self, task: _Waiting) -> bool:
+        """Tell whether nobody waits for the task any more."""
+        return node_of(task.origin) in self._lost and not task.rebuild
+
+    def _place_again(self, assigned: _Assigned, node: NodeID) -> None:
+        """The node that had the task is gone: place it again, if it may run again."""
+        task, spec = assigned.task, assigned.task.spec
+        if task.losses < spec.retries_max:
+            rebuild = task.rebuild or node_of(task.origin) in self._lost
+            self._again(msgspec.structs.replace(task, rebuild=rebuild))
+            return
+        text = f"node {node}, which had {spec.name}, was lost (max_retries={spec.retries_max}, lost {task.losses + 1} times)"
+        if task.rebuild:
+            self._actions.append(Send(task.origin, msg.TaskInfeasible(spec.task_id, text)))
+        else:
+            result = Result(failed(FailureKind.WORKER_CRASHED, text))
+            self._actions.append(Send(task.origin, msg.TaskSettled(spec.task_id, (result,))))
+
+    def _again(self, task: _Waiting) -> None:
+        starts = task.starts + (1 << _LOSS_SHIFT)
+        self._wait(msgspec.structs.replace(task, starts=starts, losses=task.losses + 1))
 
     def _set_node(self, view: NodeView) -> None:
         self.nodes[view.node] = view
@@ -168,7 +276,10 @@ class GlobalScheduler:
                 break
             self._remove(task_id)
             self._assign(node, shape)
-            actions.append(Send(address(node, HOST), msg.TaskAssigned(spec, task.submitter)))
+            self.assigned[task_id] = _Assigned(task, node)
+            self._introduce(node, spec.function_id, actions)
+            message = msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)
+            actions.append(Send(address(node, HOST), message))
         if not tasks:
             return
         if self._feasible(shape):
@@ -179,8 +290,17 @@ class GlobalScheduler:
                 if task_id not in self._graces:
                     self._graces.set(task_id, now + self._config.infeasible_grace)
 
+    def _introduce(self, node: NodeID, function_id: FunctionID, actions: list[Action]) -> None:
+        """See that the node has the function."""
+        function = self._functions.get(function_id)
+        told = self._told.setdefault(node, {})
+        if function is not None and function_id not in told:
+            told[function_id] = None
+            actions.append(Send(address(node, HOST), function))
+
     def _assign(self, node: NodeID, shape: Shape) -> None:
         """Carry the node's load on by one task."""
+        self._with[node] = self._with.get(node, 0) + 1
         view = self.nodes[node]
         if fits(shape, view.free):
             amounts = dict(shape)
@@ -190,6 +310,18 @@ class GlobalScheduler:
             view = msgspec.structs.replace(view, queued=view.queued + 1)
         self.nodes[node] = view
         self._policy.node_changed(view)
+
+    def _unassign(self, node: NodeID, shape: Shape) -> None:
+        """One task of the node is over."""
+        self._with[node] -= 1
+        view = self.nodes[node]
+        if view.queued:
+            view = msgspec.structs.replace(view, queued=view.queued - 1)
+        else:
+            amounts, capacity = dict(shape), dict(view.capacity)
+            free = tuple([(name, min(capacity.get(name, 0), have + amounts.get(name, 0))) for name, have in view.free])
+            view = msgspec.structs.replace(view, free=free)
+        self._set_node(view)
 
     def _remove(self, task_id: TaskID) -> _Waiting:
         shape = self._shapes.pop(task_id)

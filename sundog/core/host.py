@@ -1,8 +1,9 @@
 """The machines of one process, as one machine. It routes what they say to each other and decides nothing.
 
 Every node has an object manager and a local scheduler; the head's host also has the global scheduler, the object directory,
-lineage, and (in a cluster) membership. A fact goes to the machines that hear its type, in the order of ``ROUTES``; a ``Send`` to
-this host's own address is routed at once, in the same step, until nothing more is said: what leaves a step is only for others.
+lineage, and (in a cluster) membership. In a cluster the first two are those of ``cluster_objects`` and ``cluster_tasks``. A fact
+goes to the machines that hear its type, in the order of ``ROUTES``; a ``Send`` to this host's own address is routed at once, in
+the same step, until nothing more is said: what leaves a step is only for others.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import msgspec
 from sundog.core import messages as msg
 from sundog.core import tables
 from sundog.core.actions import Send, StopHost
+from sundog.core.cluster_objects import ClusterObjectManager
+from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.events import OutputRead
 from sundog.core.global_scheduler import GlobalScheduler
-from sundog.core.ids import DRIVER, HOST, Address, NodeID, ProcessID, address
+from sundog.core.ids import DRIVER, HOST, Address, NodeID, ProcessID, address, node_of
 from sundog.core.journal import Journal
 from sundog.core.lineage import Lineage
 from sundog.core.local_scheduler import LocalScheduler
@@ -28,37 +31,59 @@ from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
 from sundog.core.output import OutputBudget
-from sundog.core.placement import policy
+from sundog.core.placement import NodeView, policy
 from sundog.core.rng import SplitMix
 from sundog.core.units import Nanos
 
 #: Rounds of internal messages in one step; the longest legal chain is far shorter.
 _ROUNDS_MAX = 1_000
 _ONLY_NODE = NodeID(0)
+_FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
 _FIRST_WORKER = ProcessID(DRIVER + 1)
 
 
 class Host:
-    """See the module. ``rng`` serves placement policies that draw; without one they must not."""
+    """See the module. ``rng`` serves placement policies that draw; without one they must not.
 
-    def __init__(self, config: Config, node: NodeID = _ONLY_NODE, *, rng: Rng | None = None, clustered: bool = False) -> None:
+    ``clustered``: there are, or may be, other nodes; ``head`` is the one that schedules for all. Only there do
+    ``global_scheduler``, ``directory`` and ``lineage`` exist.
+    """
+
+    global_scheduler: GlobalScheduler
+    directory: ObjectDirectory
+    lineage: Lineage
+
+    def __init__(
+        self,
+        config: Config,
+        node: NodeID = _ONLY_NODE,
+        *,
+        rng: Rng | None = None,
+        clustered: bool = False,
+        head: NodeID = _ONLY_NODE,
+    ) -> None:
         self.config = config
         self.node = node
         self.here = address(node, HOST)
+        self.head = address(head, HOST) if clustered else self.here
         self._driver = address(node, DRIVER)
+        self._clustered = clustered
+        #: On the head of a cluster: nodes that were lost, which are heard no more.
+        self._lost: dict[NodeID, None] = {}
+        #: Whether a driver has spoken here; else what is meant for people goes to the head.
+        self._driver_here = self.here == self.head
         self.journal: Journal | None = None
-        self.object_manager = ObjectManager(config, node, self.here, self._driver)
-        self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
-        self.directory = ObjectDirectory(config, self.here)
-        self.global_scheduler = GlobalScheduler(
-            config, self.here, policy(config.placement_policy), rng if rng is not None else SplitMix(0), self.directory
-        )
-        self.lineage = Lineage(config, self.here)
-        self._machines: list[Any] = [
-            self.object_manager, self.local_scheduler, self.global_scheduler, self.directory, self.lineage,
-        ]  # fmt: skip
+        self.object_manager: ObjectManager
+        self.local_scheduler: LocalScheduler
         if clustered:
-            self._machines.append(Membership(config, self.here))
+            self.object_manager = ClusterObjectManager(config, node, self.here, self._driver, self.head)
+            self.local_scheduler = ClusterScheduler(config, node, self.here, self.head, self._driver, _FIRST_WORKER)
+        else:
+            self.object_manager = ObjectManager(config, node, self.here, self._driver)
+            self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
+        self._machines: list[Any] = [self.object_manager, self.local_scheduler]
+        if self.here == self.head:
+            self._add_head(rng if rng is not None else SplitMix(0))
         self.output = OutputBudget(config)
         #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
         self._last_output: dict[ProcessID, OutputRead] = {}
@@ -68,6 +93,17 @@ class Host:
         self._now: Nanos = 0
         #: The earliest deadline of any machine, as of the end of the last step.
         self._deadline: Nanos | None = None
+
+    def _add_head(self, rng: Rng) -> None:
+        config, here = self.config, self.here
+        self.directory = ObjectDirectory(config, here)
+        self.global_scheduler = GlobalScheduler(config, here, policy(config.placement_policy), rng, self.directory)
+        self.lineage = Lineage(config, here)
+        self._machines += [self.global_scheduler, self.directory, self.lineage]
+        if self._clustered:
+            membership = Membership(config, here)
+            self._lost = membership.lost
+            self._machines.append(membership)
 
     def _build_routes(self) -> dict[type, tuple[int, ...]]:
         routes: dict[type, list[int]] = {}
@@ -92,7 +128,7 @@ class Host:
         self._now = now
         actions: list[Action] = []
         if self._first:
-            events, self._first = [*self._first, *events], []
+            events = self._begin(events, actions)
         for event in events:
             self._route(now, event, actions)
         if self._deadline is not None and now >= self._deadline:
@@ -102,12 +138,21 @@ class Host:
                 continue
             if not self.object_manager.unsettled:
                 self._deadline = self._earliest()
-                return actions
+                return actions if self._driver_here else self._relay(actions)
             self._collect(self.object_manager.settle(now), actions)
         raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
 
+    def _begin(self, events: Iterable[Event], actions: list[Action]) -> list[Event]:
+        """The first step: this node joins."""
+        first, self._first = self._first, []
+        if self.here != self.head:
+            actions.append(Send(self.head, msg.NodeJoined(self.node, self.config.capacity)))
+        return [*first, *events]
+
     def _route(self, now: Nanos, event: Event, actions: list[Action]) -> None:
         fact = event[1]
+        if self._clustered and not self._is_heard(event[0], fact, actions):
+            return
         indices = self._routes.get(type(fact))
         if indices is None:
             self._route_own(now, event[0], fact, actions)
@@ -115,10 +160,32 @@ class Host:
         for index in indices:
             self._inboxes[index].append(event)
 
+    def _is_heard(self, sender: Address, fact: Fact, actions: list[Action]) -> bool:
+        """Tell whether a fact counts: not those of nodes that were lost, nor any once this node itself was."""
+        if sender == self._driver:
+            self._driver_here = True
+        if node_of(sender) in self._lost:
+            return type(fact) is msg.LoadReported  # it is to be told that it was lost
+        if type(fact) is msg.NodeLost and fact.node == self.node:
+            actions.append(StopHost())
+            return False
+        return True
+
+    def _relay(self, actions: list[Action]) -> list[Action]:
+        """What is meant for people goes to the head, where their driver is."""
+        return [
+            Send(self.head, action.message)
+            if type(action) is Send and action.to == self._driver and type(action.message) in _FOR_PEOPLE
+            else action
+            for action in actions
+        ]
+
     def _route_own(self, now: Nanos, sender: Address, fact: Fact, actions: list[Action]) -> None:
         """What no machine hears is the host's own: output of workers, and questions about tables."""
         if type(fact) is OutputRead:
             self._show(now, fact, actions)
+        elif type(fact) in _FOR_PEOPLE:
+            actions.append(Send(self._driver, fact))
         elif type(fact) is msg.TableRequested:
             rows = tables.TABLES[fact.table](self) if fact.table in tables.TABLES else []
             actions.append(Send(sender, msg.TableGiven(fact.request, msgspec.msgpack.encode(rows))))
@@ -190,6 +257,10 @@ class Host:
             machine.check_invariants()
 
     # -- for people ------------------------------
+
+    def known_nodes(self) -> list[NodeView]:
+        """Return the nodes that this host's global scheduler knows, if it has one: the head's."""
+        return list(self.global_scheduler.nodes.values()) if self.here == self.head else []
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of one of ``tables.TABLES``.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sundog.core.ids import Address, NodeID, ObjectID, TaskID
 from sundog.core.machine import Fact
 from sundog.core.resources import Shape
-from sundog.core.task import ReadyObject, Result, TaskSpec
+from sundog.core.task import ReadyObject, Result, TaskSpec, Value
 from sundog.core.units import Nanos
 
 
@@ -17,6 +17,10 @@ class TaskSpilled(Fact, frozen=True, tag=60):
 
     spec: TaskSpec
     submitter: Address
+    #: Starts of its body so far: what a further one creates is named after a higher number.
+    starts: int = 0
+    #: Lineage asks: it has been over once, and what it returned was lost. Nobody waits for it to be settled.
+    rebuild: bool = False
 
 
 class TaskAssigned(Fact, frozen=True, tag=61):
@@ -24,6 +28,8 @@ class TaskAssigned(Fact, frozen=True, tag=61):
 
     spec: TaskSpec
     submitter: Address
+    starts: int = 0
+    rebuild: bool = False
 
 
 class TaskInfeasible(Fact, frozen=True, tag=62):
@@ -43,7 +49,7 @@ class LoadReported(Fact, frozen=True, tag=63):
 
 
 class NodeJoined(Fact, frozen=True, tag=64):
-    """To H's machines, then to all nodes: ``node`` has ``capacity`` and may be given tasks."""
+    """N -> H, and to the node's own machines: ``node`` has ``capacity`` and may be given tasks."""
 
     node: NodeID
     capacity: Shape
@@ -108,6 +114,8 @@ class RecipesRecorded(Fact, frozen=True, tag=73):
 
     sequence: int
     specs: tuple[TaskSpec, ...]
+    #: The returns that leave the node now; None: all returns of ``specs``. The rest is only needed to make these.
+    leaving: tuple[ObjectID, ...] | None = None
 
 
 class ObjectUnrecoverable(Fact, frozen=True, tag=74):
@@ -129,6 +137,7 @@ class TaskDeclared(Fact, frozen=True, tag=80):
     spec: TaskSpec
     #: The process that submitted it and holds its returns.
     submitter: Address
+    rebuild: bool = False
 
 
 class TaskRetired(Fact, frozen=True, tag=81):
@@ -189,9 +198,84 @@ class TaskWaits(Fact, frozen=True, tag=88):
     request: int
     object_ids: tuple[ObjectID, ...]
     count: int
+    #: The values are needed here; else it is enough that they are somewhere.
+    deliver: bool = False
 
 
 class TaskWithdrawn(Fact, frozen=True, tag=89):
-    """N -> H. A task that was spilled and not yet placed is over (cancelled): do not place it."""
+    """N -> H. A task that was spilled is over (cancelled): do not place it. H -> N: do not start it."""
 
     task_id: TaskID
+
+
+class NodeHolds(Fact, frozen=True, tag=90):
+    """N -> H. References to these IDs, which have been on several nodes, exist on ``node``. Those ``made_here`` are not sealed
+    yet, and will be by that node."""
+
+    node: NodeID
+    object_ids: tuple[ObjectID, ...]
+    made_here: tuple[ObjectID, ...] = ()
+
+
+class NodeReleases(Fact, frozen=True, tag=91):
+    """N -> H. No reference to these is left on ``node``, except those that the directory itself has (see ObjectsReleased)."""
+
+    node: NodeID
+    object_ids: tuple[ObjectID, ...]
+
+
+class ObjectsReleased(Fact, frozen=True, tag=92):
+    """H -> N. No node has references to these any more: their copies may go."""
+
+    object_ids: tuple[ObjectID, ...]
+
+
+class TaskEnded(Fact, frozen=True, tag=93):
+    """N -> H. A task that was assigned to ``node`` is over there. Empty ``results``: its submitter is on that node.
+
+    Small results travel along. Those ``kept``, with sizes in bytes, have a copy on ``node``.
+    """
+
+    task_id: TaskID
+    node: NodeID
+    results: tuple[Result, ...] = ()
+    kept: tuple[tuple[ObjectID, int], ...] = ()
+
+
+class TaskSettled(Fact, frozen=True, tag=94):
+    """H -> N (the one that spilled it). The task is over elsewhere; the directory counts the receiver among the holders of
+    those ``kept`` there. Large results are REMOTE."""
+
+    task_id: TaskID
+    results: tuple[Result, ...]
+    kept: tuple[ObjectID, ...] = ()
+
+
+class TaskLeaving(Fact, frozen=True, tag=95):
+    """Local scheduler -> object manager. Tell the head what it must know of the task's IDs, then spill the task."""
+
+    spec: TaskSpec
+    submitter: Address
+    starts: int = 0
+
+
+class ObjectsElsewhere(Fact, frozen=True, tag=96):
+    """Object manager -> local scheduler. These are ready on other nodes, with sizes in bytes; ObjectsNeeded brings them."""
+
+    objects: tuple[tuple[ObjectID, int], ...]
+
+
+class FetchRequested(Fact, frozen=True, tag=97):
+    """N -> N. The sender wants a copy. Answered by FetchAnswered, with a grant if it lies in the arena: PinsReturned ends it."""
+
+    object_id: ObjectID
+    attempt: int
+
+
+class FetchAnswered(Fact, frozen=True, tag=98):
+    """N -> N. The value: inline, or where in the *sender's* arena it lies; None if it is not there."""
+
+    object_id: ObjectID
+    attempt: int
+    value: Value | None = None
+    contained: tuple[ObjectID, ...] = ()

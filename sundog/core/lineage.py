@@ -34,6 +34,8 @@ from sundog.core.units import MIB, Nanos
 #: What a recipe costs besides its arguments and the IDs it names: the spec, its name and the tables' entries, measured.
 RECIPE_BYTES = 600
 _ID_BYTES = 60
+#: Starts of a body that a rerun leaves to the runs before it: what each creates is named after the number of its start.
+_RERUN_SHIFT = 24
 
 
 class _Recipe(msgspec.Struct):
@@ -43,17 +45,20 @@ class _Recipe(msgspec.Struct):
     #: The host that recorded it; it speaks for the submitter when the task is submitted again.
     origin: Address
     cost: int
-    #: Returns that somebody may still hold.
+    #: Returns that have left their node and that somebody may still hold.
     unreleased: dict[ObjectID, None]
     sealed: bool = False
-    #: Submitted again, and none of its returns sealed since.
+    #: Submitted again, and none of its returns sealed since; who waits for which of them.
     rerunning: bool = False
+    wanted: dict[ObjectID, dict[Address, None]] = {}
+    #: How often it was submitted again.
+    reruns: int = 0
 
 
 class Lineage:
     """See the module. ``here`` is the address of the host that also runs the global scheduler."""
 
-    HEARS = (msg.RecipesRecorded, msg.RecipesReleased, msg.LocationsAdded, msg.ObjectLost)
+    HEARS = (msg.RecipesRecorded, msg.RecipesReleased, msg.LocationsAdded, msg.ObjectLost, msg.TaskInfeasible)
 
     def __init__(self, config: Config, here: Address) -> None:
         self._config = config
@@ -70,11 +75,13 @@ class Lineage:
         self._evicted: dict[TaskID, int] = {}
         self._acknowledge: dict[Address, int] = {}
         self._losses: dict[ObjectID, dict[Address, None]] = {}
+        self._refusals: list[Action] = []
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.RecipesRecorded: self._on_recipes_recorded,
             msg.RecipesReleased: self._on_recipes_released,
             msg.LocationsAdded: self._on_locations_added,
             msg.ObjectLost: self._on_object_lost,
+            msg.TaskInfeasible: self._on_task_infeasible,
         }
 
     # -- the door
@@ -84,13 +91,16 @@ class Lineage:
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
-        actions: list[Action] = []
+        actions, self._refusals = self._refusals, []
         for sender, sequence in self._acknowledge.items():
             actions.append(Send(sender, msg.LineageRecorded(sequence)))
         self._acknowledge = {}
         for object_id, wanted_by in self._losses.items():
             reason = self._rebuild(object_id, actions)
-            if reason is not None:
+            if reason is None:
+                recipe = self._recipes[producer_of(object_id)]
+                recipe.wanted.setdefault(object_id, {}).update(wanted_by)
+            else:
                 actions += [Send(to, msg.ObjectUnrecoverable(object_id, reason)) for to in wanted_by]
         self._losses = {}
         while self.bytes > self._config.lineage_bytes_max and self._sealed:
@@ -122,17 +132,25 @@ class Lineage:
     def _on_recipes_recorded(self, sender: Address, fact: msg.RecipesRecorded) -> None:
         for spec in fact.specs:
             if spec.task_id in self._recipes:
+                if fact.leaving is None:
+                    self._recipes[spec.task_id].unreleased.update(dict.fromkeys(_returns(spec)))
                 continue
             self._evicted.pop(spec.task_id, None)
             needs = _needs(spec)
             ids = len(needs) + spec.return_count
             inline = spec.arguments.size if spec.arguments.offset < 0 else 0
             cost = RECIPE_BYTES + inline + _ID_BYTES * ids
-            unreleased = dict.fromkeys(return_ids(spec.task_id, spec.return_count))
-            self._recipes[spec.task_id] = _Recipe(spec, sender, cost, unreleased)
+            unreleased: dict[ObjectID, None] = dict.fromkeys(_returns(spec)) if fact.leaving is None else {}
+            self._recipes[spec.task_id] = _Recipe(spec, sender, cost, unreleased, wanted={})
             self.bytes += cost
             for object_id in needs:
                 self._needed_by[object_id] = self._needed_by.get(object_id, 0) + 1
+        for object_id in fact.leaving or ():
+            recipe = self._recipes.get(producer_of(object_id))
+            if recipe is not None:
+                recipe.unreleased[object_id] = None
+        for spec in fact.specs:
+            self._drop_unneeded(spec.task_id)
         self._acknowledge[sender] = max(fact.sequence, self._acknowledge.get(sender, 0))
 
     def _on_recipes_released(self, sender: Address, fact: msg.RecipesReleased) -> None:
@@ -159,12 +177,24 @@ class Lineage:
             if recipe is not None:
                 recipe.sealed = True
                 recipe.rerunning = False
+                recipe.wanted.clear()
                 self._sealed[task_id] = None
 
     def _on_object_lost(self, sender: Address, fact: msg.ObjectLost) -> None:
         wanted_by = self._losses.setdefault(fact.object_id, {})
         for address in fact.wanted_by:
             wanted_by[address] = None
+
+    def _on_task_infeasible(self, sender: Address, fact: msg.TaskInfeasible) -> None:
+        """What was submitted again cannot be run: who waits for it is told why."""
+        recipe = self._recipes.get(fact.task_id)
+        if recipe is None or not recipe.rerunning:
+            return
+        recipe.rerunning = False
+        wanted, recipe.wanted = recipe.wanted, {}
+        for object_id, askers in wanted.items():
+            text = f"every copy of object {object_id.hex()} is lost, and it cannot be computed again: {fact.message}"
+            self._refusals += [Send(to, msg.ObjectUnrecoverable(object_id, text)) for to in askers]
 
     # -- decisions
 
@@ -180,7 +210,7 @@ class Lineage:
                 continue
             seen[task_id] = None
             recipe = self._recipes.get(task_id)
-            if recipe is None or recipe.spec.arguments.offset >= 0:
+            if recipe is None or recipe.spec.arguments.offset >= 0 or not recipe.spec.retries_max:
                 return self._why_not(object_id, lost, recipe)
             if recipe.rerunning:
                 continue
@@ -190,13 +220,17 @@ class Lineage:
             recipe.rerunning = True
             recipe.sealed = False
             self._sealed.pop(recipe.spec.task_id, None)
-            actions.append(Send(self._here, msg.TaskSpilled(recipe.spec, recipe.origin)))
+            recipe.reruns += 1
+            starts = recipe.reruns << _RERUN_SHIFT
+            actions.append(Send(self._here, msg.TaskSpilled(recipe.spec, recipe.origin, starts, rebuild=True)))
         return None
 
     def _why_not(self, object_id: ObjectID, lost: ObjectID, recipe: _Recipe | None) -> str:
         what = f"every copy of object {object_id.hex()} is lost"
         if lost != object_id:
             what += f", and object {lost.hex()}, which is needed to make it again, is gone too"
+        if recipe is not None and not recipe.spec.retries_max:
+            return f"{what}; {recipe.spec.name} may not run again (max_retries=0)."
         if recipe is not None:
             return f"{what}; the arguments of {recipe.spec.name} lay in the memory of the node that was lost."
         if is_put(lost):
@@ -215,8 +249,8 @@ class Lineage:
         self._drop(task_id)
 
     def _drop_unneeded(self, task_id: TaskID) -> None:
-        recipe = self._recipes[task_id]
-        if not recipe.unreleased and not self._is_needed(recipe.spec):
+        recipe = self._recipes.get(task_id)
+        if recipe is not None and not recipe.unreleased and not self._is_needed(recipe.spec):
             self._drop(task_id)
 
     def _drop(self, task_id: TaskID) -> None:
@@ -249,3 +283,7 @@ class Lineage:
 def _needs(spec: TaskSpec) -> tuple[ObjectID, ...]:
     """Return the objects that the task needs to run again."""
     return spec.dependencies + spec.contained if spec.contained else spec.dependencies
+
+
+def _returns(spec: TaskSpec) -> tuple[ObjectID, ...]:
+    return return_ids(spec.task_id, spec.return_count)

@@ -25,11 +25,10 @@ from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
 from sundog.core.dependencies import Dependencies
-from sundog.core.errors import InvariantViolation
 from sundog.core.explanation import explain
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
 from sundog.core.journal import Journal
-from sundog.core.machine import Action, Event
+from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import Result
 from sundog.core.pipelines import FunctionRecord, Pipelines
 from sundog.core.pool_size import PoolSize
@@ -37,7 +36,7 @@ from sundog.core.ready_queue import ReadyQueue, ReadyQueues
 from sundog.core.resources import ResourceSet, Shape
 from sundog.core.stalled import find_stalled
 from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
-from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, set_state
+from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, check_tasks, set_state
 from sundog.core.units import Nanos
 from sundog.core.verdicts import crash_message, epitaph
 from sundog.core.worker_pool import WorkerPool
@@ -49,11 +48,14 @@ _DISPATCHED, _BLOCKED, _RESUMABLE = TaskState.DISPATCHED, TaskState.BLOCKED, Tas
 class LocalScheduler:
     """See the module. ``here`` is this host's address, ``head`` that of the host with the global scheduler."""
 
-    HEARS = (
+    HEARS: tuple[type[Fact], ...] = (
         msg.TaskSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished, msg.TaskSkipped,
         msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld, msg.CancelRequested,
         msg.ExplanationRequested, msg.NodeJoined, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost, ev.TasksReclaimed,
     )  # fmt: skip
+
+    #: States of tasks that may wait for ever, as far as this node can know.
+    _UNSTARTED: tuple[TaskState, ...] = (_WAITING, _READY, _SPILLED)
 
     def __init__(self, config: Config, node: NodeID, here: Address, head: Address, driver: Address, first: ProcessID) -> None:
         self._config = config
@@ -197,10 +199,13 @@ class LocalScheduler:
             queue = self._queues.by_shape[shape] = ReadyQueue()
             self._feasible[shape] = self.resources.could_fit(shape)
         if not record.assigned and (not self._feasible[shape] or self.resources.busy_beyond_cpus(shape)):
-            set_state(record, _SPILLED)
-            self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter)))
+            self._spill(record)
             return
         queue.push(record)
+
+    def _spill(self, record: TaskRecord) -> None:
+        set_state(record, _SPILLED)
+        self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter, record.starts)))
 
     def _on_task_assigned(self, sender: Address, fact: msg.TaskAssigned) -> None:
         record = self.tasks.get(fact.spec.task_id)
@@ -257,10 +262,16 @@ class LocalScheduler:
             worker = process_of(writer) if writer != self._here else None
             self.journal.tasks_gone.append(epitaph(record, results, ran, worker, self._node))
         self._actions.append(Send(self._here, msg.TaskRetired(record.spec, results, writer)))
+        if record.assigned:
+            self._end_assigned(record)
         if self._paused and len(self.tasks) <= self._config.submitted_unfinished_max * 9 // 10:
             for client in self._paused:
                 self._actions.append(Send(client, msg.SubmissionsPaused(False)))
             self._paused = {}
+
+    def _end_assigned(self, record: TaskRecord) -> None:
+        """What the global scheduler counts on this node for the task is free."""
+        self._actions.append(Send(self._head, msg.TaskEnded(record.spec.task_id, self._node)))
 
     def _fail(self, record: TaskRecord, kind: FailureKind, message: str) -> None:
         if record.state is _SPILLED:
@@ -469,7 +480,9 @@ class LocalScheduler:
         self._stall_at = self._now + self._config.stall_after
         if self.pool.starting_count:
             return
-        found = find_stalled(self.tasks, self.blocking.blocked, self.resources, self._config.worker_processes_max)
+        unstarted = self._UNSTARTED
+        workers_max = self._config.worker_processes_max
+        found = find_stalled(self.tasks, self.blocking.blocked, self.resources, workers_max, unstarted)
         if found is not None:
             record, chain = found
             self.blocking.refuse(record, failed(FailureKind.DEADLOCK, chain), self._now)
@@ -483,15 +496,4 @@ class LocalScheduler:
         """See ``machine.Machine``."""
         self.resources.check_invariants()
         self.pool.check_invariants()
-        placed: dict[TaskID, ProcessID] = {}
-        for worker in self.pool.workers.values():
-            for record in worker.pipeline:
-                placed[record.spec.task_id] = worker.worker
-        for task_id, record in self.tasks.items():
-            dispatched = record.state in (_DISPATCHED, _BLOCKED, _RESUMABLE)
-            if dispatched != (task_id in placed):
-                raise InvariantViolation(f"task {record.spec.name} is {record.state.value}; in a pipeline: {not dispatched} (L3)")
-            if record.state is _READY and record.missing:
-                raise InvariantViolation(f"ready task {record.spec.name} misses arguments (L2)")
-            if record.state is _WAITING and not record.missing:
-                raise InvariantViolation(f"waiting task {record.spec.name} misses nothing (L2)")
+        check_tasks(self.tasks, self.pool.workers.values())

@@ -1,5 +1,8 @@
 """The machine that decides which nodes are alive, by their heartbeats. One in a cluster, on the head.
 
+Nodes are not introduced to each other: that would be a million messages among a thousand. They know the head, and meet others
+by number when the directory sends them there.
+
 A node that has said nothing for ``config.node_lost_after`` is lost: all nodes hear ``NodeLost``, once. Node numbers are
 never given again, so a lost node that speaks after all is told that it is lost and has to join anew under another number.
 
@@ -34,11 +37,12 @@ class Membership:
         self._config = config
         self._node = node_of(here)
         self.members: dict[NodeID, msg.NodeJoined] = {}
+        #: Their numbers are never given again.
+        self.lost: dict[NodeID, None] = {}
         self._silences: Deadlines[NodeID] = Deadlines()
         #: When the loop was last asked to step this machine.
         self._asked_for: Nanos | None = None
         self._now: Nanos = 0
-        self._joined: list[msg.NodeJoined] = []
         self._lost: list[NodeID] = []
         self._strangers: dict[NodeID, None] = {}
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
@@ -59,15 +63,12 @@ class Membership:
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
         actions: list[Action] = []
-        for joined in self._joined:
-            self._introduce(joined, actions)
         for node in self._lost:  # this host's machines have heard it as this machine did
             self._announce(node, actions, heard_here=True)
         for node in self._silences.pop_due(now):
             del self.members[node]
             self._announce(node, actions, heard_here=False)
         actions += [Send(address(node, HOST), msg.NodeLost(node)) for node in self._strangers]
-        self._joined = []
         self._lost = []
         self._strangers = {}
         self._asked_for = self._silences.next()
@@ -88,8 +89,6 @@ class Membership:
     # -- facts
 
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
-        if fact.node not in self.members:
-            self._joined.append(fact)
         self.members[fact.node] = fact
         self._heard_from(fact.node)
 
@@ -110,16 +109,7 @@ class Membership:
 
     # -- decisions
 
-    def _introduce(self, joined: msg.NodeJoined, actions: list[Action]) -> None:
-        """Tell the others of the new node, and the new node of the others."""
-        for node, member in self.members.items():
-            if node == joined.node:
-                continue
-            if node != self._node:
-                actions.append(Send(address(node, HOST), joined))
-            if joined.node != self._node:
-                actions.append(Send(address(joined.node, HOST), member))
-
     def _announce(self, lost: NodeID, actions: list[Action], *, heard_here: bool) -> None:
+        self.lost[lost] = None
         tell = [node for node in self.members if node != self._node or not heard_here]
         actions += [Send(address(node, HOST), msg.NodeLost(lost)) for node in tell]

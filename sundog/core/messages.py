@@ -11,6 +11,12 @@ Who hears what is in ``host.ROUTES`` (the host's machines), ``client.Client`` (d
 from __future__ import annotations
 
 from sundog.core.host_messages import (
+    FetchAnswered as FetchAnswered,
+)
+from sundog.core.host_messages import (
+    FetchRequested as FetchRequested,
+)
+from sundog.core.host_messages import (
     LineageRecorded as LineageRecorded,
 )
 from sundog.core.host_messages import (
@@ -32,19 +38,31 @@ from sundog.core.host_messages import (
     LocationsWanted as LocationsWanted,
 )
 from sundog.core.host_messages import (
+    NodeHolds as NodeHolds,
+)
+from sundog.core.host_messages import (
     NodeJoined as NodeJoined,
 )
 from sundog.core.host_messages import (
     NodeLost as NodeLost,
 )
 from sundog.core.host_messages import (
+    NodeReleases as NodeReleases,
+)
+from sundog.core.host_messages import (
     ObjectLost as ObjectLost,
+)
+from sundog.core.host_messages import (
+    ObjectsElsewhere as ObjectsElsewhere,
 )
 from sundog.core.host_messages import (
     ObjectsLocal as ObjectsLocal,
 )
 from sundog.core.host_messages import (
     ObjectsNeeded as ObjectsNeeded,
+)
+from sundog.core.host_messages import (
+    ObjectsReleased as ObjectsReleased,
 )
 from sundog.core.host_messages import (
     ObjectUnrecoverable as ObjectUnrecoverable,
@@ -74,10 +92,19 @@ from sundog.core.host_messages import (
     TaskDeclared as TaskDeclared,
 )
 from sundog.core.host_messages import (
+    TaskEnded as TaskEnded,
+)
+from sundog.core.host_messages import (
     TaskInfeasible as TaskInfeasible,
 )
 from sundog.core.host_messages import (
+    TaskLeaving as TaskLeaving,
+)
+from sundog.core.host_messages import (
     TaskRetired as TaskRetired,
+)
+from sundog.core.host_messages import (
+    TaskSettled as TaskSettled,
 )
 from sundog.core.host_messages import (
     TaskSpilled as TaskSpilled,
@@ -172,6 +199,8 @@ class TaskBlocked(Fact, frozen=True, tag=10):
     request: int
     object_ids: tuple[ObjectID, ...]
     count: int
+    #: It is a get: the values have to come to this node.
+    deliver: bool = False
 
 
 class ResumeRequested(Fact, frozen=True, tag=11):
@@ -395,4 +424,6 @@ Message = (
     | LineageRecorded | RecipesRecorded | ObjectUnrecoverable | RecipesReleased
     | TaskDeclared | TaskRetired | ResultsRefused | ObjectsNeeded | ObjectsLocal | PinsTaken | ReturnsUnheld | PinsRevoked
     | TaskWaits | TaskWithdrawn
+    | NodeHolds | NodeReleases | ObjectsReleased | TaskEnded | TaskSettled | TaskLeaving | ObjectsElsewhere
+    | FetchRequested | FetchAnswered
 )  # fmt: skip

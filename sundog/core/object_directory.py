@@ -1,13 +1,14 @@
 """The machine that knows which nodes hold which objects. One in a cluster, on the head; it holds no bytes.
 
-Nodes say what they hold and ask who holds what they want; who asked is told of every change until it says that it wants to
-know no longer. When the last copy of a sealed object dies with a node, and somebody wants it, lineage hears ``ObjectLost``.
-A node that removes its last copy itself does so because no reference is left: then the entry goes, silently.
+Two things are known of an object that has been on several nodes: which of them have *references* to it (holders), and which
+have *copies*. Processes, tasks and containers are counted on each node; here nodes are counted. When no node holds references
+any more, those with copies are told to let them go (``ObjectsReleased``), and lineage the recipe.
 
-References are counted on each node; between nodes, the copies and the subscriptions here are what keeps a node interested.
+Nodes ask who has what they want; who asked is told of every change until it says that it wants to know no longer. An object
+that somebody wants and that nobody has, nor is about to make (its *maker*), is lost: lineage hears ``ObjectLost``.
 
-Invariants: D1. an entry has copies, or was lost and waits to be rebuilt or released; D2. ``_held`` is the inverse of the
-copies; D3. nobody subscribes in the name of a lost node.
+Invariants: D1. an entry has holders, or it has copies; D2. ``_held`` is the inverse of the copies; D3. nobody subscribes, holds
+or makes in the name of a lost node.
 """
 
 from __future__ import annotations
@@ -21,17 +22,25 @@ from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import Address, NodeID, ObjectID, node_of
+from sundog.core.ids import HOST, Address, NodeID, ObjectID, address, node_of
 from sundog.core.machine import Action, Event
 from sundog.core.units import Nanos
 
 
 class _Entry(msgspec.Struct):
-    """An object that has been sealed somewhere. No nodes: it is lost."""
+    """An object that has been on several nodes, or has a copy that another may want."""
 
     size: int
-    #: In the order in which they said so; an ordered set.
+    #: Who has copies, in the order in which they said so; an ordered set.
     nodes: dict[NodeID, None]
+    #: Who has references.
+    holders: dict[NodeID, None]
+    #: Who will seal it, until somebody has; and who said so once, and may keep a record of it without references.
+    maker: NodeID | None = None
+    home: NodeID | None = None
+
+    def lost(self) -> bool:
+        return not self.nodes and self.maker is None
 
 
 class ObjectDirectory:
@@ -43,6 +52,8 @@ class ObjectDirectory:
         msg.LocationsWanted,
         msg.LocationsUnwanted,
         msg.RecipesReleased,
+        msg.NodeHolds,
+        msg.NodeReleases,
         msg.NodeLost,
     )
 
@@ -58,12 +69,17 @@ class ObjectDirectory:
         self._changed: dict[ObjectID, None] = {}
         self._questions: dict[tuple[Address, ObjectID], None] = {}
         self._losses: dict[ObjectID, None] = {}
+        #: In this step: which copies are to go from whom, and what has no holder left.
+        self._released: dict[NodeID, list[ObjectID]] = {}
+        self._unheld: list[ObjectID] = []
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.LocationsAdded: self._on_locations_added,
             msg.LocationsRemoved: self._on_locations_removed,
             msg.LocationsWanted: self._on_locations_wanted,
             msg.LocationsUnwanted: self._on_locations_unwanted,
             msg.RecipesReleased: self._on_recipes_released,
+            msg.NodeHolds: self._on_node_holds,
+            msg.NodeReleases: self._on_node_releases,
             msg.NodeLost: self._on_node_lost,
         }
 
@@ -81,9 +97,15 @@ class ObjectDirectory:
             for object_id in self._losses:
                 entry = self._entries.get(object_id)
                 askers = self._askers.get(object_id)
-                if entry is not None and not entry.nodes and askers:
+                if askers and (entry is None or entry.lost()):
                     actions.append(Send(self._here, msg.ObjectLost(object_id, tuple(askers))))
             self._losses = {}
+        for node, object_ids in self._released.items():
+            actions.append(Send(address(node, HOST), msg.ObjectsReleased(tuple(object_ids))))
+        self._released = {}
+        if self._unheld:
+            actions.append(Send(self._here, msg.RecipesReleased(tuple(self._unheld))))
+            self._unheld = []
         return actions
 
     def next_deadline(self) -> Nanos | None:
@@ -93,6 +115,8 @@ class ObjectDirectory:
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
         for object_id, entry in self._entries.items():
+            if not entry.nodes and not entry.holders:
+                raise InvariantViolation(f"D1: nobody has or holds {object_id.hex()}")
             for node in entry.nodes:
                 if object_id not in self._held.get(node, {}):
                     raise InvariantViolation(f"D2: node {node} is not known to hold {object_id.hex()}")
@@ -122,21 +146,24 @@ class ObjectDirectory:
         entries, changed, askers = self._entries, self._changed, self._askers
         for object_id, size in fact.objects:
             entry = entries.get(object_id)
-            if entry is None:
-                entries[object_id] = _Entry(size, {fact.node: None})
-            else:
-                entry.size = size
-                entry.nodes[fact.node] = None
+            if entry is None or not entry.holders:
+                self._released.setdefault(fact.node, []).append(object_id)  # they are gone meanwhile
+                continue
+            entry.size = size
+            entry.maker = None
+            entry.nodes[fact.node] = None
             held[object_id] = None
             if object_id in askers:
                 changed[object_id] = None
+        if not held:
+            del self._held[fact.node]
 
     def _on_locations_removed(self, sender: Address, fact: msg.LocationsRemoved) -> None:
         for object_id in fact.object_ids:
             entry = self._drop_copy(object_id, fact.node)
             if entry is None or entry.nodes:
                 continue
-            if object_id in self._askers:
+            if entry.holders:
                 self._losses[object_id] = None
             else:
                 del self._entries[object_id]
@@ -148,7 +175,7 @@ class ObjectDirectory:
             self._askers.setdefault(object_id, {})[sender] = None
             self._questions[sender, object_id] = None
             entry = self._entries.get(object_id)
-            if entry is not None and not entry.nodes:
+            if entry is None or entry.lost():
                 self._losses[object_id] = None
 
     def _on_locations_unwanted(self, sender: Address, fact: msg.LocationsUnwanted) -> None:
@@ -164,18 +191,54 @@ class ObjectDirectory:
     def _on_recipes_released(self, sender: Address, fact: msg.RecipesReleased) -> None:
         for object_id in fact.object_ids:
             entry = self._entries.get(object_id)
-            if entry is not None and not entry.nodes:
+            if entry is not None and not entry.nodes and not entry.holders:
                 del self._entries[object_id]
+
+    def _on_node_holds(self, sender: Address, fact: msg.NodeHolds) -> None:
+        for object_id in fact.object_ids:
+            entry = self._entries.get(object_id)
+            if entry is None:
+                entry = self._entries[object_id] = _Entry(0, {}, {})
+            entry.holders[fact.node] = None
+        for object_id in fact.made_here:
+            entry = self._entries[object_id]
+            entry.home = fact.node
+            if entry.lost():
+                entry.maker = fact.node
+
+    def _on_node_releases(self, sender: Address, fact: msg.NodeReleases) -> None:
+        for object_id in fact.object_ids:
+            entry = self._entries.get(object_id)
+            if entry is not None and entry.holders.pop(fact.node, 0) is None and not entry.holders:
+                self._release(object_id, entry)
+
+    def _release(self, object_id: ObjectID, entry: _Entry) -> None:
+        """No node holds references: copies, and what would become one, may go."""
+        if entry.home is not None and entry.home not in entry.nodes:
+            self._released.setdefault(entry.home, []).append(object_id)
+        for node in list(entry.nodes):
+            self._released.setdefault(node, []).append(object_id)
+            self._drop_copy(object_id, node)
+        del self._entries[object_id]
+        self._unheld.append(object_id)
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         for asker in [asker for asker in self._asked if node_of(asker) == fact.node]:
             for object_id in self._asked.pop(asker):
                 self._unsubscribe(asker, object_id)
-        for object_id in list(self._held.get(fact.node, ())):
-            entry = self._drop_copy(object_id, fact.node)
-            if entry is not None and not entry.nodes:
+        held = dict(self._held.get(fact.node, {}))
+        for object_id in held:
+            self._drop_copy(object_id, fact.node)
+        for object_id, entry in list(self._entries.items()):
+            entry.holders.pop(fact.node, None)
+            made_there = entry.maker == fact.node
+            if made_there:
+                entry.maker = None
+            if not entry.holders:
+                self._release(object_id, entry)
+            elif entry.lost() and (made_there or object_id in held):
                 self._losses[object_id] = None
-        self._held.pop(fact.node, None)
+        self._released.pop(fact.node, None)
 
     # -- decisions
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from sundog.core.ids import ObjectID, TaskID, producer_of
 from sundog.core.resources import ResourceSet, without_cpu
@@ -10,18 +10,17 @@ from sundog.core.stall import BlockedTask, PendingTask, find_deadlock
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
 
-_UNSTARTED = (TaskState.WAITING, TaskState.READY, TaskState.SPILLED)
-
 
 class _Unstarted(Mapping[ObjectID, PendingTask]):
     """Tasks that have not started, by what they return: made as they are asked for, since few ever are."""
 
-    def __init__(self, tasks: dict[TaskID, TaskRecord]) -> None:
+    def __init__(self, tasks: dict[TaskID, TaskRecord], states: Collection[TaskState]) -> None:
         self._tasks = tasks
+        self._states = states
 
     def __getitem__(self, object_id: ObjectID) -> PendingTask:
         record = self._tasks[producer_of(object_id)]
-        if record.state not in _UNSTARTED:
+        if record.state not in self._states:
             raise KeyError(object_id)
         return PendingTask(record.spec.task_id, record.spec.name, tuple(record.missing), record.spec.resources)
 
@@ -33,9 +32,16 @@ class _Unstarted(Mapping[ObjectID, PendingTask]):
 
 
 def find_stalled(
-    tasks: dict[TaskID, TaskRecord], blocked: Mapping[TaskID, TaskRecord], resources: ResourceSet, workers_max: int
+    tasks: dict[TaskID, TaskRecord],
+    blocked: Mapping[TaskID, TaskRecord],
+    resources: ResourceSet,
+    workers_max: int,
+    unstarted: Collection[TaskState],
 ) -> tuple[TaskRecord, str] | None:
-    """Return the newest blocked task that can never move and the chain of who waits for what, or None."""
+    """Return the newest blocked task that can never move and the chain of who waits for what, or None.
+
+    Tasks in a state that is not among ``unstarted`` are taken to be on their way.
+    """
     waiting = [
         BlockedTask(
             record.spec.task_id,
@@ -48,5 +54,5 @@ def find_stalled(
         for record in blocked.values()
         if record.blocking is not None and record.worker is not None
     ]
-    found = find_deadlock(waiting, _Unstarted(tasks), resources, workers_max)
+    found = find_deadlock(waiting, _Unstarted(tasks, unstarted), resources, workers_max)
     return (blocked[found.task_id], found.message) if found is not None else None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sundog.core.ids import FunctionID, ObjectID, ProcessID, TaskID, process_of, producer_of
+from sundog.core.placement import NodeView
 from sundog.core.resources import UNIT
 from sundog.core.task import Value
 
@@ -120,8 +121,21 @@ def _nodes(host: Host) -> list[Row]:
             "objects": len(host.object_manager.objects),
             "store_bytes": ledger.capacity,
             "store_bytes_used": ledger.used_bytes,
-        }
+        },
+        *[_other_node(view) for view in host.known_nodes() if view.node != host.node],
     ]
+
+
+def _other_node(view: NodeView) -> Row:
+    """Return what the head knows of another node."""
+    return {
+        "node": int(view.node),
+        "alive": True,
+        "resources": {name: amount / UNIT for name, amount in view.capacity},
+        "available": {name: max(0, amount) / UNIT for name, amount in view.free},
+        "overdrawn": {},
+        "tasks": view.queued,
+    }
 
 
 def _errors(host: Host) -> list[Row]:

@@ -45,11 +45,15 @@ class Value(msgspec.Struct, frozen=True, gc=False, array_like=True):
     size: int
     format: int = 0
     data: bytes = b""
-    #: Where in the arena the bytes lie, or -1 when they are in ``data``.
+    #: Where in the arena the bytes lie, or -1 when they are in ``data``, or :data:`REMOTE`.
     offset: int = -1
     error: bool = False
     trail: tuple[str, ...] = ()
     failure: Failure | None = None
+
+
+#: The offset of a value whose bytes lie on another node: its size is known, it is ready, and it is pulled when it is needed.
+REMOTE = -2
 
 
 def arguments_id(task_id: TaskID) -> ObjectID:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 import msgspec
 
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import Address, FunctionID, ObjectID, ProcessID
+from sundog.core.ids import Address, FunctionID, ObjectID, ProcessID, TaskID
 from sundog.core.resources import Shape
 from sundog.core.task import TRANSITIONS, TaskSpec, TaskState, Value
 from sundog.core.units import Nanos
@@ -20,6 +21,8 @@ class Blocking(msgspec.Struct):
     request: int
     missing: dict[ObjectID, None]
     count: int
+    #: The values are needed here; else it is enough that they are somewhere.
+    deliver: bool = False
     #: When it became resumable, for the overdraft.
     resumable_at: Nanos = 0
     #: Why the wait can never end, if it cannot.
@@ -115,3 +118,19 @@ def set_state(record: TaskRecord, state: TaskState) -> None:
             f"task {record.spec.name} {record.spec.task_id.hex()} cannot go from {record.state.value} to {state.value}"
         )
     record.state = state
+
+
+def check_tasks(tasks: Mapping[TaskID, TaskRecord], workers: Iterable[WorkerRecord]) -> None:
+    """Raise InvariantViolation unless L2 and L3 of ``local_scheduler`` hold."""
+    placed: dict[TaskID, ProcessID] = {}
+    for worker in workers:
+        for record in worker.pipeline:
+            placed[record.spec.task_id] = worker.worker
+    for task_id, record in tasks.items():
+        dispatched = record.state in (TaskState.DISPATCHED, TaskState.BLOCKED, TaskState.RESUMABLE)
+        if dispatched != (task_id in placed):
+            raise InvariantViolation(f"task {record.spec.name} is {record.state.value}; in a pipeline: {not dispatched} (L3)")
+        if record.state is TaskState.READY and record.missing:
+            raise InvariantViolation(f"ready task {record.spec.name} misses arguments (L2)")
+        if record.state is TaskState.WAITING and not record.missing:
+            raise InvariantViolation(f"waiting task {record.spec.name} misses nothing (L2)")

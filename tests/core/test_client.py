@@ -272,7 +272,7 @@ def test_a_put_is_ready_from_the_start_and_what_is_let_go_is_unknown_again() -> 
 
 def test_a_blocked_task_goes_on_only_with_its_grant() -> None:
     peer = Peer(worker=True)
-    assert peer.tell(get(1, X, Y, task=TASK)) == sends(msg.TaskBlocked(TASK, 1, (X, Y), 2), wanted(X, Y))
+    assert peer.tell(get(1, X, Y, task=TASK)) == sends(msg.TaskBlocked(TASK, 1, (X, Y), 2, deliver=True), wanted(X, Y))
     assert peer.hear(ready(X, inline("x")), ready(Y, inline("y"))) == []
     assert peer.hear(msg.TaskResumed(1)) == [ResolveGet(1, (inline("x"), inline("y")))]
 

@@ -27,6 +27,21 @@ def step(machine: ObjectDirectory, *events: Event) -> list[Action]:
     return actions
 
 
+def directory() -> ObjectDirectory:
+    """Return a directory in which node 9 holds A and B, and will make them."""
+    machine = ObjectDirectory(Config(), HERE)
+    assert step(machine, held(9, A, B, made_here=(A, B))) == []
+    return machine
+
+
+def held(node: int, *objects: ObjectID, made_here: tuple[ObjectID, ...] = ()) -> Event:
+    return host(node), msg.NodeHolds(NodeID(node), objects, made_here)
+
+
+def unheld(node: int, *objects: ObjectID) -> Event:
+    return host(node), msg.NodeReleases(NodeID(node), objects)
+
+
 def added(node: int, *objects: ObjectID) -> Event:
     return host(node), msg.LocationsAdded(NodeID(node), tuple([(each, 100) for each in objects]))
 
@@ -45,7 +60,7 @@ def changed(node: int, object_id: ObjectID, *nodes: int) -> Action:
 
 
 def test_answers_at_once_and_at_every_change() -> None:
-    machine = ObjectDirectory(Config(), HERE)
+    machine = directory()
     assert step(machine, wanted(1, A)) == [changed(1, A)]
     assert step(machine, added(2, A), added(3, A, B)) == [changed(1, A, 2, 3)]
     assert step(machine, wanted(4, A, B)) == [changed(4, A, 2, 3), changed(4, B, 3)]
@@ -56,12 +71,12 @@ def test_answers_at_once_and_at_every_change() -> None:
 
 
 def test_one_batch_gives_one_answer() -> None:
-    machine = ObjectDirectory(Config(), HERE)
+    machine = directory()
     assert step(machine, wanted(1, A), added(2, A), wanted(1, A)) == [changed(1, A, 2)]
 
 
 def test_the_last_copy_lost_with_its_node_is_reported_to_lineage() -> None:
-    machine = ObjectDirectory(Config(), HERE)
+    machine = directory()
     step(machine, added(2, A, B), added(3, B), wanted(1, A, B))
     actions = step(machine, (HERE, msg.NodeLost(NodeID(2))))
     lost = msg.LocationsChanged(A, 100, ())
@@ -72,23 +87,47 @@ def test_the_last_copy_lost_with_its_node_is_reported_to_lineage() -> None:
 
 
 def test_a_loss_that_nobody_minds_is_reported_when_somebody_does() -> None:
-    machine = ObjectDirectory(Config(), HERE)
+    machine = directory()
     step(machine, added(2, A, B))
     assert step(machine, (HERE, msg.NodeLost(NodeID(2)))) == []
     assert Send(HERE, msg.ObjectLost(A, (host(1),))) in step(machine, wanted(1, A))
-    step(machine, (host(1), msg.RecipesReleased((B,))))
-    assert step(machine, wanted(1, B)) == [changed(1, B)]
 
 
-def test_a_released_object_leaves_without_a_word() -> None:
+def test_what_nobody_has_or_will_make_is_lost() -> None:
     machine = ObjectDirectory(Config(), HERE)
-    step(machine, added(2, A))
-    assert step(machine, removed(2, A), removed(2, A), removed(3, B)) == []
+    assert step(machine, held(1, A), wanted(1, A)) == [changed(1, A), Send(HERE, msg.ObjectLost(A, (host(1),)))]
+    step(machine, held(2, B, made_here=(B,)), held(1, B))
+    assert step(machine, wanted(1, B)) == [changed(1, B)], "node 2 will make it"
+    assert step(machine, (HERE, msg.NodeLost(NodeID(2)))) == [Send(HERE, msg.ObjectLost(B, (host(1),)))]
+
+
+def test_when_no_node_holds_it_the_copies_and_the_recipe_go() -> None:
+    machine = directory()
+    step(machine, held(1, A), added(2, A), added(3, A))
+    assert step(machine, unheld(9, A)) == []
+    released = [Send(host(node), msg.ObjectsReleased((A,))) for node in (9, 2, 3)]
+    assert step(machine, unheld(1, A), unheld(1, A)) == [*released, Send(HERE, msg.RecipesReleased((A,)))]
+    assert step(machine, added(4, A)) == [Send(host(4), msg.ObjectsReleased((A,)))], "too late"
+    assert step(machine, unheld(9, B)) == [Send(host(9), msg.ObjectsReleased((B,))), Send(HERE, msg.RecipesReleased((B,)))]
     assert machine._entries == {}
 
 
+def test_a_lost_node_holds_nothing() -> None:
+    machine = directory()
+    step(machine, added(2, A), added(9, A))
+    actions = step(machine, (HERE, msg.NodeLost(NodeID(9))))
+    assert actions == [Send(host(2), msg.ObjectsReleased((A,))), Send(HERE, msg.RecipesReleased((A, B)))]
+    assert machine._entries == {}
+
+
+def test_a_removed_copy_leaves_without_a_word() -> None:
+    machine = directory()
+    step(machine, added(2, A))
+    assert step(machine, removed(2, A), removed(2, A), removed(3, B)) == []
+
+
 def test_a_lost_node_asks_no_more() -> None:
-    machine = ObjectDirectory(Config(), HERE)
+    machine = directory()
     step(machine, wanted(1, A), wanted(2, A), added(1, B))
     assert step(machine, (HERE, msg.NodeLost(NodeID(1))), added(3, A)) == [changed(2, A, 3)]
 
@@ -107,7 +146,7 @@ FACTS: st.SearchStrategy[tuple[int, Fact]] = st.one_of(
 
 @given(st.lists(st.lists(FACTS, max_size=4), max_size=30))
 def test_subscribers_know_what_a_plain_table_says(batches: list[list[tuple[int, Fact]]]) -> None:
-    machine = ObjectDirectory(Config(), HERE)
+    machine = directory()
     copies: dict[ObjectID, dict[int, None]] = {A: {}, B: {}}
     asking: dict[tuple[int, ObjectID], None] = {}
     told: dict[tuple[int, ObjectID], tuple[int, ...]] = {}

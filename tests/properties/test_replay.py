@@ -195,7 +195,7 @@ def test_a_planted_clock_read_is_caught(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "DIVERGED in turn" in done.stdout
     assert "expected Send(" in done.stdout
-    assert "TaskAssigned" in done.stdout
+    assert "TaskAssigned" in done.stdout or "FunctionExported" in done.stdout, "it goes before the first task for a node"
 
 
 def test_no_payload_is_written_and_the_file_is_private(tmp_path: Path) -> None:

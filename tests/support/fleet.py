@@ -21,11 +21,24 @@ from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.config import Config
 from sundog.core.host import Host
-from sundog.core.ids import LOOP, Address, FunctionID, IdSequence, ObjectID, ProcessID, TaskID, process_of, root_task_id
+from sundog.core.ids import (
+    DRIVER,
+    LOOP,
+    Address,
+    FunctionID,
+    IdSequence,
+    ObjectID,
+    ProcessID,
+    TaskID,
+    address,
+    node_of,
+    process_of,
+    root_task_id,
+)
 from sundog.core.machine import Action, Event
 from sundog.core.task import Value
 from sundog.core.units import MICROSECOND, Nanos
-from tests.support.builders import AT_DRIVER, config, inline
+from tests.support.builders import config, inline
 from tests.support.fleet_processes import (
     Author,
     Body,
@@ -54,9 +67,15 @@ ROUNDS_MAX = 300_000
 class Fleet:
     """See the module. ``bodies`` are found by their function's name; a task of another name returns None in no time."""
 
-    def __init__(self, settings: Config | None = None, bodies: Mapping[str, Body] | None = None, rng: Random | None = None) -> None:
+    def __init__(
+        self,
+        settings: Config | None = None,
+        bodies: Mapping[str, Body] | None = None,
+        rng: Random | None = None,
+        host: Host | None = None,
+    ) -> None:
         self.config = settings or config()
-        self.host = Host(self.config)
+        self.host = host or Host(self.config)
         self.now: Nanos = 0
         self.rng = rng
         #: Look at every invariant after every step.
@@ -64,8 +83,8 @@ class Fleet:
         self.bodies: dict[str, Body] = dict(bodies or {})
         self.workers: dict[ProcessID, Worker] = {}
         self.workers_most = 0
-        self.process = Process(self, AT_DRIVER, worker=False)
-        self.driver = Author(self.process, IdSequence(root_task_id(b"fleet"), 1, 0))
+        self.process = Process(self, address(self.host.node, DRIVER), worker=False)
+        self.driver = Author(self.process, IdSequence(root_task_id(b"fleet %d" % self.host.node), 1, 0))
         self.loop: deque[Event] = deque()
         #: Asked when a worker is to be started: why it does not come up, or None.
         self.start_fails: Callable[[ProcessID], str | None] = lambda number: None
@@ -243,7 +262,9 @@ class Fleet:
     def _perform(self, action: Action) -> None:
         self.actions[type(action)] += 1
         if isinstance(action, act.Send):
-            if action.to == AT_DRIVER:
+            if node_of(action.to) != self.host.node:
+                self.send_away(action)
+            elif action.to == self.process.where:
                 self.process.inbox.append(action.message)
             elif (worker := self.workers.get(process_of(action.to))) is not None:
                 worker.inbox.append(action.message)
@@ -265,6 +286,10 @@ class Fleet:
         else:
             assert isinstance(action, act.StopHost)
             self.stopped = True
+
+    def send_away(self, action: act.Send) -> None:
+        """A message for another node."""
+        raise AssertionError(f"there is one node, and {action} is for another")
 
     def _start(self, number: ProcessID) -> None:
         reason = self.start_fails(number)

@@ -13,11 +13,11 @@ from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.client import Client
 from sundog.core.executor import Executor
-from sundog.core.ids import LOOP, Address, FunctionID, IdSequence, ObjectID, ProcessID, TaskID, return_ids
+from sundog.core.ids import LOOP, Address, FunctionID, IdSequence, ObjectID, ProcessID, TaskID, address, return_ids
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.task import Failure, TaskSpec, Value, arguments_id
 from sundog.core.units import Nanos
-from tests.support.builders import AT_HOST, error, inline, opened, worker_at
+from tests.support.builders import error, inline, opened
 
 if TYPE_CHECKING:
     from tests.support.fleet import Fleet
@@ -85,7 +85,7 @@ class Process:
     def __init__(self, fleet: Fleet, where: Address, *, worker: bool) -> None:
         self.fleet = fleet
         self.where = where
-        self.client = Client(fleet.config, where, AT_HOST, worker=worker)
+        self.client = Client(fleet.config, where, fleet.host.here, worker=worker)
         self.facts: deque[Any] = deque()
         self.inbox: deque[Fact] = deque()
         self.outbox: deque[Event] = deque()
@@ -123,7 +123,7 @@ class Process:
         while self.inbox and (limit is None or len(events) < limit):
             message = self.inbox.popleft()
             if not self.route(message):
-                events.append((AT_HOST, message))
+                events.append((self.fleet.host.here, message))
         events += [(LOOP, fact) for fact in self.facts]
         self.facts.clear()
         due = self.client.next_deadline()
@@ -139,7 +139,7 @@ class Process:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, act.Send):
-            assert action.to == AT_HOST
+            assert action.to == self.fleet.host.here
             self.outbox.append((self.where, action.message))
         elif isinstance(action, act.ShowOutput):
             self.shown.append(action.message)
@@ -279,7 +279,7 @@ class Worker(Process):
     """A worker process: its pipeline, its tokens, its progress record, and the body that runs."""
 
     def __init__(self, fleet: Fleet, number: ProcessID) -> None:
-        super().__init__(fleet, worker_at(number), worker=True)
+        super().__init__(fleet, address(fleet.host.node, number), worker=True)
         self.number = number
         self.executor = Executor()
         self.tokens = 0

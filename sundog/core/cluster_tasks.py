@@ -1,0 +1,195 @@
+"""The local scheduler of a node in a cluster: it also gives tasks away, takes those of others, and tells the head how it is doing.
+
+What :class:`~sundog.core.local_scheduler.LocalScheduler` does not do, and a node alone never pays for:
+
+* ready tasks whose turn would come late are offered to the global scheduler (``offers``), and tasks that wait for something large
+  that lies elsewhere, before it is brought here. Their records stay, SPILLED, until they are settled, and so do their arguments;
+* a task that was assigned is taken like one's own, with its arguments brought here; the object manager tells the head of its end;
+* every ``config.heartbeat_every`` the head hears LoadReported, once there is anybody but the head.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send
+from sundog.core.config import Config
+from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, node_of
+from sundog.core.local_scheduler import LocalScheduler
+from sundog.core.offers import Offers
+from sundog.core.task import FailureKind, TaskState, Value, arguments_id
+from sundog.core.task_record import TaskRecord, set_state
+from sundog.core.units import Nanos
+
+_WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
+#: In place of an index into ``TaskRecord.values``: the task misses its arguments themselves.
+_ARGUMENTS = -1
+
+
+class ClusterScheduler(LocalScheduler):
+    """See the module."""
+
+    HEARS = (*LocalScheduler.HEARS, msg.TaskSettled, msg.TaskWithdrawn, msg.ObjectsElsewhere, msg.NodeLost)
+    #: What was spilled is on its way as far as this node can know.
+    _UNSTARTED = (_WAITING, _READY)
+
+    def __init__(self, config: Config, node: NodeID, here: Address, head: Address, driver: Address, first: ProcessID) -> None:
+        super().__init__(config, node, here, head, driver, first)
+        #: Tasks of other nodes that are here; True if lineage asked for them.
+        self.foreign: dict[TaskID, bool] = {}
+        #: Others that are known: to the head all, to the rest the head.
+        self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
+        self._offers = Offers(config, self.pool, self.resources, self.pipelines)
+        #: When the head hears of this node's load; never while the head is alone.
+        self._report_at: Nanos | None = None if head == here else 0
+        self._reported_at: Nanos = 0
+        self._mean: Nanos = 0
+        self._handlers |= {
+            msg.TaskSettled: self._on_task_settled,
+            msg.TaskWithdrawn: self._on_task_withdrawn,
+            msg.ObjectsElsewhere: self._on_objects_elsewhere,
+            msg.NodeLost: self._on_node_lost,
+        }
+
+    # -- the door ------------------------------
+
+    def _decide(self, now: Nanos) -> None:
+        super()._decide(now)
+        if self._peers:
+            offered = self._offers.choose(now)
+            if offered and now - self._reported_at >= self._config.offer_after:
+                self._report(now)  # else this node would look idler than it is
+            for record in offered:
+                self._spill(record)
+        if self._report_at is not None and now >= self._report_at:
+            self._report(now)
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        due = (super().next_deadline(), self._report_at, self._offers.again_at if self._peers else None)
+        times = [time for time in due if time is not None]
+        return max(min(times), self._now + 1) if times else None
+
+    def _report(self, now: Nanos) -> None:
+        self._report_at = now + self._config.heartbeat_every
+        self._reported_at = now
+        behind = sum([max(0, len(worker.pipeline) - 1) for worker in self.pool.workers.values()])
+        free = tuple([(name, max(0, amount)) for name, amount in self.resources.free.items()])
+        report = msg.LoadReported(self._node, free, len(self._offers) + behind, self._mean)
+        self._actions.append(Send(self._head, report))
+
+    # -- giving away ------------------------------
+
+    def _to_ready(self, record: TaskRecord) -> None:
+        super()._to_ready(record)
+        if record.state is _READY:
+            self._offers.add(record)
+
+    def _spill(self, record: TaskRecord) -> None:
+        set_state(record, _SPILLED)
+        self._actions.append(Send(self._here, msg.TaskLeaving(record.spec, record.submitter, record.starts)))
+
+    def _on_objects_elsewhere(self, sender: Address, fact: msg.ObjectsElsewhere) -> None:
+        """What a task waits for is on another node: bring it, or go there."""
+        needed: list[ObjectID] = []
+        for object_id, size in fact.objects:
+            wanted = self.blocking.ready_elsewhere(object_id, self._now)
+            for record in list(self._waiting.waiting_for(object_id)):
+                if record.state is not _WAITING:
+                    continue
+                if self._peers and not record.assigned and size > self._config.inline_bytes_max:
+                    self._spill(record)
+                else:
+                    wanted = True
+            if wanted:
+                needed.append(object_id)
+        if needed:
+            self._actions.append(Send(self._here, msg.ObjectsNeeded(tuple(needed))))
+
+    def _on_task_settled(self, sender: Address, fact: msg.TaskSettled) -> None:
+        record = self.tasks.get(fact.task_id)
+        if record is None or record.state is not _SPILLED:
+            return
+        for object_id in record.missing:
+            self._waiting.remove(object_id, record)
+        self._retire(record, fact.results, self._here)
+
+    # -- taking ------------------------------
+
+    def _on_task_assigned(self, sender: Address, fact: msg.TaskAssigned) -> None:
+        record = self.tasks.get(fact.spec.task_id)
+        if record is not None:
+            if record.state is _SPILLED:
+                record.assigned = True
+                if record.missing:
+                    self._actions.append(Send(self._here, msg.ObjectsNeeded(tuple(record.missing))))
+                self._again(record)
+        elif node_of(fact.submitter) != self._node or fact.rebuild:
+            self._take_foreign(fact)
+        else:  # it was cancelled meanwhile
+            self._actions.append(Send(self._head, msg.TaskEnded(fact.spec.task_id, self._node)))
+
+    def _take_foreign(self, fact: msg.TaskAssigned) -> None:
+        spec = fact.spec
+        self._actions.append(Send(self._here, msg.TaskDeclared(spec, fact.submitter, fact.rebuild)))
+        self._order += 1
+        missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
+        if spec.arguments.offset >= 0:
+            missing[arguments_id(spec.task_id)] = _ARGUMENTS
+        values: list[Value | None] = [None] * len(spec.dependencies)
+        record = TaskRecord(spec, fact.submitter, self._order, values=values, missing=missing, starts=fact.starts, assigned=True)
+        self.tasks[spec.task_id] = record
+        self.foreign[spec.task_id] = fact.rebuild
+        if self.journal is not None:
+            self.journal.tasks_born.append(spec.task_id)
+        if spec.function_id not in self.pipelines.functions:
+            self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this session")
+        elif missing:
+            self._await(record)
+        else:
+            self._to_ready(record)
+
+    def _argument_ready(self, record: TaskRecord, object_id: ObjectID, value: Value) -> None:
+        if record.missing.get(object_id) != _ARGUMENTS:
+            super()._argument_ready(record, object_id, value)
+            return
+        del record.missing[object_id]
+        if record.state is not _WAITING:
+            return
+        if value.error:
+            self._fail_by_argument(record, value)
+            return
+        record.spec = msgspec.structs.replace(record.spec, arguments=value)
+        if not record.missing:
+            self._to_ready(record)
+
+    def _end_assigned(self, record: TaskRecord) -> None:
+        if self.foreign.pop(record.spec.task_id, None) is None:
+            super()._end_assigned(record)  # of others' tasks the object manager tells, with the results
+
+    def _on_task_withdrawn(self, sender: Address, fact: msg.TaskWithdrawn) -> None:
+        record = self.tasks.get(fact.task_id)
+        if record is not None and fact.task_id in self.foreign and record.state in (_WAITING, _READY):
+            self._fail(record, FailureKind.CANCELLED, f"task {record.spec.name} was cancelled before it started")
+
+    # -- the cluster ------------------------------
+
+    def _on_function_exported(self, sender: Address, fact: msg.FunctionExported) -> None:
+        super()._on_function_exported(sender, fact)
+        if self._head != self._here and node_of(sender) == self._node:
+            self._actions.append(Send(self._head, fact))
+
+    def _on_task_finished(self, sender: Address, fact: msg.TaskFinished) -> None:
+        self._mean += (fact.duration - self._mean) >> self._config.mean_shift if self._mean else fact.duration
+        super()._on_task_finished(sender, fact)
+
+    def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
+        super()._on_node_joined(sender, fact)
+        if fact.node != self._node:
+            self._peers[fact.node] = None
+            if self._report_at is None:
+                self._report_at = self._now
+
+    def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
+        self._peers.pop(fact.node, None)

@@ -82,9 +82,7 @@ class Recipes:
 
     def _makers(self, spec: TaskSpec) -> list[_Recipe]:
         recipes = self._recipes
-        return [
-            recipes[producer_of(o)] for o in (*spec.dependencies, *spec.contained) if producer_of(o) in recipes
-        ]
+        return [recipes[producer_of(o)] for o in (*spec.dependencies, *spec.contained) if producer_of(o) in recipes]
 
     def _drop(self, task_id: TaskID) -> None:
         """Drop a recipe, and then those that only it needed."""

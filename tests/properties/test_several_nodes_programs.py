@@ -24,9 +24,7 @@ policies = st.sampled_from(sorted(POLICIES))
 LOST = (BOOM, FailureKind.OBJECT_LOST.value)
 
 
-def cluster_of(
-    program: Program, count: int, policy: str, rng: Random | None, draw: Random, *, survives: bool = False
-) -> Cluster:
+def cluster_of(program: Program, count: int, policy: str, rng: Random | None, draw: Random, *, survives: bool = False) -> Cluster:
     """Return a cluster in which tasks soon leave their node. ``survives``: what large tasks need is where nobody dies."""
     offer = draw.choice((0, 100 * MICROSECOND, 2 * MILLISECOND))
     small = draw.choice((0, 16, 100_000))

@@ -49,7 +49,7 @@ def test_options_that_a_backend_does_not_know_are_refused_with_what_it_knows() -
 
 def test_settings_that_make_no_sense_are_refused(simulate: Simulate) -> None:
     wrong: list[tuple[dict[str, Any], type[Exception], str]] = [
-        ({"nodes": 0}, ValueError, "nodes=0"), ({"nodes": "2"}, TypeError, "nodes"), ({"nodes": 2}, ValueError, "nodes=1"),
+        ({"nodes": 0}, ValueError, "nodes=0"), ({"nodes": "2"}, TypeError, "nodes"), ({"nodes": []}, ValueError, "at least one"),
         ({"redis": True}, ValueError, "redis"), ({"costs": {"hop": -1}}, ValueError, "hop"),
         ({"costs": {"jump": 1}}, TypeError, "hop"), ({"costs": {"clock": 0}}, ValueError, "clock"),
         ({"costs": {"hop": "1"}}, TypeError, "hop"), ({"network": 5}, TypeError, "network"),

@@ -45,6 +45,11 @@ class NodeArena:
         self._deaths[reference.key] = reference
         return memoryview(exporter).cast("B").toreadonly()
 
+    def copy(self, offset: int, size: int, source: NodeArena, source_offset: int) -> None:
+        """Copy ``size`` bytes from another node's arena to ``offset`` of this one."""
+        if size:
+            self._mapping()[offset : offset + size] = source._mapping()[source_offset : source_offset + size]
+
     def release_pages(self, offset: int, size: int) -> None:
         """Give the whole pages within a free stretch back to the system; they read as zero afterwards."""
         start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE

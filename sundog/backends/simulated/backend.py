@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sundog.backends.simulated.arena import NodeArena
 from sundog.backends.simulated.cluster import Cluster
+from sundog.backends.simulated.cluster_model import Nodes, node_models
 from sundog.backends.simulated.driver import Driver
 from sundog.backends.simulated.durations import Durations
 from sundog.backends.simulated.log import EventLog
 from sundog.backends.simulated.node import Node
 from sundog.backends.simulated.sim_loop import ConstantNetwork, Costs, Loop, Network
+from sundog.backends.simulated.worker import Worker
 from sundog.core.config import Config
 from sundog.core.host import Host
 from sundog.core.ids import NodeID, root_task_id
@@ -35,7 +39,7 @@ def start(
     seed: bytes | None = None,
     redis: str | bool | None = None,
     record: str | None = None,
-    nodes: int = 1,
+    nodes: Nodes = 1,
     durations: Any = None,
     network: NetworkModel | Callable[[Any], Network] | None = None,
     costs: Mapping[str, float] | None = None,
@@ -45,31 +49,29 @@ def start(
     """Start a simulated cluster in this process and return the driver's port to it; ``port.close()`` ends it.
 
     ``seed``: names everything, and every task's random stream; the same one each time if none is given. ``record``: a file for
-    the record of the host. ``nodes``: how many, each as ``config`` says. ``durations``: how long bodies take that declare
-    nothing (see ``durations.Durations``). ``network``: a model of what lies between processes, or a function of the SimPy
-    environment that makes one. ``costs``: fields of ``sim_loop.Costs`` by name, in seconds. ``log``: a file for the event log.
+    the record of the host. ``nodes``: how many, each as ``config`` says, or one entry for each (see
+    ``cluster_model``). ``durations``: how long bodies take that declare nothing (see ``durations.Durations``). ``network``: a
+    model of what lies between processes, or a function of the SimPy environment that makes one. ``costs``: fields of ``sim_loop.Costs`` by name, in seconds. ``log``: a file for the event log.
     ``check_invariants``: after every step of a host; slow.
 
     Raises TypeError or ValueError for what makes no sense, or is not there yet.
     """
     if redis:
         raise ValueError("redis: the simulated backend keeps control state in its machines only; sundog.table() shows it")
-    _check_nodes(nodes)
+    models = node_models(nodes)
+    clustered = len(models) > 1
     name = _DEFAULT_SEED if seed is None else seed
-    model = Durations(durations)
+    bodies = Durations(durations)
     loop = Loop(_costs(costs))
-    between = _network(network, loop, name)
+    between = _network(network, loop, name, clustered)
     recorder = None
     events = EventLog(log)
     try:
-        cluster = Cluster(loop, between, events, model, checks=check_invariants)
-        host = Host(config, _FIRST_NODE)
-        stepped: Any = host
+        cluster = Cluster(loop, between, events, bodies, checks=check_invariants)
         if record is not None:
             from sundog.backends.recorder import Recorder
 
-            recorder = Recorder(record, config)
-            stepped = recorder.wrap(host)
+            recorder = Recorder(record, models[0].config(config), seed=_host_seed(name, _FIRST_NODE), clustered=clustered)
     except BaseException:
         events.close()
         raise
@@ -79,24 +81,23 @@ def start(
         if recorder is not None:
             recorder.close()
 
-    node = Node(cluster, _FIRST_NODE, config, stepped)
-    cluster.add(node, host)
-    driver = Driver(cluster, node, root_task_id(name), close_files)
+    for number, model in enumerate(models):
+        settings = model.config(config)
+        host = Host(settings, NodeID(number), rng=Random(_host_seed(name, number)), clustered=clustered)
+        stepped: Any = host if recorder is None or number else recorder.wrap(host)
+        node = Node(cluster, NodeID(number), settings, stepped, Worker, NodeArena(settings.arena_bytes))
+        cluster.add(node, host, model.joins_at(), model.leaves_at())
+    driver = Driver(cluster, cluster.nodes[_FIRST_NODE], root_task_id(name), close_files)
     driver.begin_session()
     return driver
 
 
-def _check_nodes(nodes: Any) -> None:
-    if isinstance(nodes, bool) or not isinstance(nodes, int):
-        raise TypeError(f"nodes takes a whole number, not {nodes!r}")
-    if nodes < 1:
-        raise ValueError(f"nodes={nodes}: a cluster has at least one")
-    if nodes > 1:
-        raise ValueError(f"nodes={nodes}: simulated clusters of more than one node are not there yet; use nodes=1")
+def _host_seed(seed: bytes, number: int) -> str:
+    return f"host {number} {seed.hex()}"
 
 
-def _network(network: Any, loop: Loop, seed: bytes) -> Network:
-    if network is None:
+def _network(network: Any, loop: Loop, seed: bytes, clustered: bool) -> Network:
+    if network is None and not clustered:
         return ConstantNetwork(loop.environment, loop.costs.hop)
     if callable(network):
         made: Network = network(loop.environment)
@@ -104,6 +105,8 @@ def _network(network: Any, loop: Loop, seed: bytes) -> Network:
     from sundog.backends.simulated import network as model
     from sundog.backends.simulated.network_model import NetworkModel
 
+    if network is None:
+        network = NetworkModel(local_latency=loop.costs.hop)
     if isinstance(network, NetworkModel):
         return model.Network(loop.environment, network, seed=seed.hex())
     raise TypeError(f"network takes a NetworkModel, or a function of the SimPy environment, not {network!r}")

@@ -45,7 +45,7 @@ class ClientProcess(Process):
         super().__init__(node.loop, where)
         self.node = node
         self.config = node.config
-        self.arena: Arena = node.arena
+        self.arena: Arena = node.store  # type: ignore[assignment]  # where there is user code, it holds real bytes
         self.host_address = address(node_of(where), HOST)
         self.client = Client(node.config, where, self.host_address, worker=worker)
         self.facts: deque[Any] = deque()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from simpy.events import Event
 
-from sundog.backends.effects import HOST_ACTIONS, effect_table, perform, performs
-from sundog.backends.simulated.arena import NodeArena
+from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, perform, performs
 from sundog.backends.simulated.sim_loop import Process, wire_size
-from sundog.backends.simulated.worker import Worker
-from sundog.core.actions import Dispatch, KillWorker, ReclaimTasks, ReleasePages, Send, StartWorker, StopHost
+from sundog.core.actions import Dispatch, KillWorker, ReclaimTasks, ReleasePages, Send, StartFetch, StartWorker, StopHost
 from sundog.core.config import Config
-from sundog.core.events import ClientLost, TasksReclaimed, WorkerLost, WorkerStarted
+from sundog.core.events import ClientLost, FetchFailed, FetchFinished, TasksReclaimed, WorkerLost, WorkerStarted
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.cluster import Cluster
     from sundog.backends.simulated.strand import Strand
 
+#: The process of a node that sends stored bytes to others: they do not hold up what hosts say to each other.
+OBJECT_SERVER = ProcessID((1 << 32) - 1)
 #: How a worker that was killed ended: minus SIGKILL.
 KILLED = -9
 
@@ -42,29 +42,70 @@ class SteppedHost(Protocol):
         """See :class:`sundog.core.machine.Machine`."""
 
 
-class Node(Process):
-    """See the module. ``host`` decides; ``cluster`` is what the node is a part of."""
+class Store(Protocol):
+    """What holds the bytes of a node's objects, or stands for it where objects have sizes only."""
 
-    def __init__(self, cluster: Cluster, number: NodeID, config: Config, host: SteppedHost) -> None:
+    def copy(self, offset: int, size: int, source: Any, source_offset: int) -> None:
+        """Copy ``size`` bytes from another store to ``offset`` of this one."""
+
+    def release_pages(self, offset: int, size: int) -> None:
+        """See ``actions.ReleasePages``."""
+
+
+class NodeWorker(Protocol):
+    """What a node needs of its workers: a process that takes messages, with tokens and a progress record."""
+
+    where: Address
+    number: ProcessID
+    pid: int
+    tokens: int
+    started: int
+    finished: int
+
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``sim_loop.Process``."""
+
+    def die(self) -> Strand | None:
+        """Never do anything again; return the suspended body, if there is one, to be unwound at the session's end."""
+
+
+class Node(Process):
+    """See the module. ``host`` decides; ``cluster`` is what the node is a part of.
+
+    ``make_worker`` returns a new worker of a node with a number; ``store`` holds the bytes of its objects.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        number: NodeID,
+        config: Config,
+        host: SteppedHost,
+        make_worker: Callable[[Any, ProcessID], NodeWorker],
+        store: Store,
+    ) -> None:
         super().__init__(cluster.loop, address(number, HOST))
         self.number = number
         self.config = config
         self.host = host
         #: What the sessions of this node's processes share: their functions are the same Python objects.
         self.scope = object()
-        self.arena = NodeArena(config.arena_bytes)
+        self.store = store
         self.durations = cluster.durations
         self.streams = cluster.streams
         self.log = cluster.log
-        self.workers: dict[ProcessID, Worker] = {}
+        self.workers: dict[ProcessID, NodeWorker] = {}
         #: Bodies of workers that were killed, suspended for ever.
         self.killed: list[Strand] = []
         #: Checked after every step, if a test wants it.
         self.checks = cluster.checks
         self._cluster = cluster
+        self._make_worker = make_worker
         self._starting: dict[ProcessID, None] = {}
         self._outboxes: dict[Address, list[Fact]] = {}
-        self._effects = effect_table(self, HOST_ACTIONS)
+        #: What is coming here, by attempt.
+        self._fetches: dict[int, StartFetch] = {}
+        self._effects = effect_table(self, CLUSTER_ACTIONS)
 
     def wanted_at(self) -> Nanos | None:
         """See ``Process``."""
@@ -108,7 +149,7 @@ class Node(Process):
         if worker is not None:
             self.worker_left(worker, status)
 
-    def worker_left(self, worker: Worker, status: int) -> None:
+    def worker_left(self, worker: NodeWorker, status: int) -> None:
         """A worker is gone: its host hears of it once everything that it had sent has arrived."""
         del self.workers[worker.number]
         self._cluster.processes.pop(worker.where, None)
@@ -121,6 +162,17 @@ class Node(Process):
     def client_lost(self, process: ProcessID) -> None:
         """A driver on this node has gone without a word."""
         self.report(ClientLost(process))
+
+    def die(self) -> None:
+        """End all processes of this node at once, as when its power fails: nothing of it is heard any more."""
+        self.dead = True
+        self._cluster.forget(self)
+        for worker in self.workers.values():
+            self._cluster.processes.pop(worker.where, None)
+            suspended = worker.die()
+            if suspended is not None:
+                self.killed.append(suspended)
+        self.workers.clear()
 
     def suspended(self) -> list[Strand]:
         """Return every body that is suspended, for the end: the session's workers are no more."""
@@ -136,7 +188,7 @@ class Node(Process):
     def _worker_started(self, number: ProcessID, _: Event) -> None:
         if self.dead or self._starting.pop(number, 0) is not None:
             return  # the node is gone, or the worker was killed before it was there
-        worker = self.workers[number] = Worker(self, number)
+        worker = self.workers[number] = self._make_worker(self, number)
         self._cluster.processes[worker.where] = worker
         self.report(WorkerStarted(number, worker.pid))
 
@@ -177,7 +229,29 @@ class Node(Process):
 
     @performs(ReleasePages)
     def _release_pages(self, action: ReleasePages) -> None:
-        self.arena.release_pages(action.offset, action.size)
+        self.store.release_pages(action.offset, action.size)
+
+    @performs(StartFetch)
+    def _start_fetch(self, action: StartFetch) -> None:
+        source = self._cluster.nodes.get(action.source)
+        if source is None or source.dead:
+            self.report(FetchFailed(action.object_id, action.attempt, f"node {action.source} is gone"))
+            return
+        self._fetches[action.attempt] = action
+        came = partial(self._fetched, source, action)
+        self._cluster.network.send(address(action.source, OBJECT_SERVER), self.where, action.size, came)
+
+    def _fetched(self, source: Node, action: StartFetch) -> None:
+        if not self.dead and self._fetches.pop(action.attempt, None) is not None:
+            self.store.copy(action.offset, action.size, source.store, action.source_offset)
+            self.report(FetchFinished(action.object_id, action.attempt))
+
+    def peer_died(self, node: NodeID) -> None:
+        """Another node is gone: its connections break, and what was coming from it does not come."""
+        for attempt, action in list(self._fetches.items()):
+            if action.source == node:
+                del self._fetches[attempt]
+                self.report(FetchFailed(action.object_id, attempt, f"node {node} is gone"))
 
     @performs(StopHost)
     def _stop_host(self, action: StopHost) -> None:

@@ -26,7 +26,7 @@ from simpy.events import NORMAL, Event
 
 from sundog.backends.simulated import strand as strands
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import Address
+from sundog.core.ids import Address, NodeID
 from sundog.core.machine import Event as MachineEvent
 from sundog.core.machine import Fact
 from sundog.core.units import MICROSECOND, MILLISECOND, Nanos
@@ -68,6 +68,9 @@ class Network(Protocol):
     def send(self, source: Address, target: Address, size: int, deliver: Callable[[], None]) -> None:
         """Call ``deliver()`` when ``size`` bytes have come from ``source`` to ``target``: after all that was sent there before."""
 
+    def forget(self, node: NodeID) -> None:
+        """``node`` is dead: what is on its way to it is gone, and what it had not got out."""
+
 
 class ConstantNetwork:
     """Every message takes ``latency``, whatever its size."""
@@ -79,6 +82,9 @@ class ConstantNetwork:
     def send(self, source: Address, target: Address, size: int, deliver: Callable[[], None]) -> None:
         """See :class:`Network`."""
         call_in(self._environment, self._latency, lambda _: deliver())
+
+    def forget(self, node: NodeID) -> None:
+        """See :class:`Network`. Messages are nowhere in particular here: what was sent arrives."""
 
 
 class InstantNetwork(ConstantNetwork):

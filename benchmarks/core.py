@@ -1,9 +1,12 @@
 """The machines alone: submit to sealed result and back, in one process, with no loop around them.
 
 A driver's client machine, a node's host, and two workers' executors and client machines, joined by links. Half of the tasks
-depend on another. References are born and die, results are fetched.
+depend on another. References die when the results have been fetched, and nothing is left.
 
-``python -m benchmarks.core`` prints tasks a second; ``--profile`` where the time goes.
+Two kinds of load: ``run`` submits thousands at a time, so that machines are stepped with many facts; ``run_singly`` submits, gets
+and lets go of one task at a time, so that what a step costs shows.
+
+``python -m benchmarks.core`` prints tasks a second; ``--profile`` where the time goes, ``--shares`` how much of it is whose.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -114,9 +118,8 @@ class Engine:
             spec = self._spec(previous if number & 1 else None)
             [previous] = return_ids(spec.task_id, 1)
             returned.append(previous)
-            facts.append((LOOP, previous))  # type: ignore[arg-type]
             facts.append((LOOP, msg.TaskSubmitted(spec)))
-            if len(facts) >= 2 * BATCH:
+            if len(facts) >= BATCH:
                 self._to_host(facts)
                 facts = []
         self._requests += 1
@@ -127,6 +130,26 @@ class Engine:
         assert self._values_got == count
         self._to_host([(LOOP, ev.ReferenceDropped(object_id)) for object_id in returned])  # type: ignore[arg-type]
         self._settle()
+
+    def run_singly(self, count: int) -> None:
+        """Submit, get and let go of one task after the other, ``count`` times."""
+        for _ in range(count):
+            spec = self._spec(None)
+            [returned] = return_ids(spec.task_id, 1)
+            self._requests += 1
+            self._values_got = 0
+            self._to_host([(LOOP, msg.TaskSubmitted(spec)), (LOOP, ev.GetRequested(self._requests, (returned,)))])
+            self._settle()
+            assert self._values_got == 1
+            self._to_host([(LOOP, ev.ReferenceDropped(returned))])
+
+    def check_empty(self) -> None:
+        """Raise AssertionError if anything is left of what was run."""
+        self._settle()
+        self.host.check_invariants()
+        assert not self.host.object_manager.objects
+        assert not self.host.local_scheduler.tasks
+        assert not self.client.references
 
     def _to_host(self, facts: Sequence[Event]) -> None:
         """One turn of the driver, one of the node, one of each worker."""
@@ -179,17 +202,18 @@ class Engine:
             self._inbox.append((LOOP, ev.TasksReclaimed(action.worker, 0)))  # type: ignore[attr-defined]
 
 
-def tasks_per_second(count: int = 10_000, repeats: int = 7, codec: bool = False) -> float:
+def tasks_per_second(count: int = 10_000, repeats: int = 7, codec: bool = False, singly: bool = False) -> float:
     """Return the median of ``repeats`` rounds of ``count`` tasks."""
     engine = Engine(codec)
-    engine.run(count)
+    run = engine.run_singly if singly else engine.run
+    run(count)
     times = []
     for _ in range(repeats):
         with quiet_gc():
             started = time.process_time()  # one thread that never waits: what else runs on the machine does not count
-            engine.run(count)
+            run(count)
             times.append(time.process_time() - started)
-    engine.host.check_invariants()
+    engine.check_empty()
     return count / statistics.median(times)
 
 
@@ -197,24 +221,77 @@ def measure() -> list[Row]:
     """The rows of the table."""
     return [
         at_least("core alone: tasks through client, host, link, executor", 200_000, tasks_per_second(), "/s"),
+        info("core alone, one task at a time", f"{tasks_per_second(2_000, singly=True):,.0f} /s"),
         info("core alone, every message through msgpack", f"{tasks_per_second(codec=True):,.0f} /s"),
+        info("beside it: additions of a plain loop", f"{plain_additions_per_second() / 1e6:,.1f} million/s"),
     ]
 
 
-def profile(count: int = 20_000) -> None:
+def plain_additions_per_second(count: int = 1_000_000, repeats: int = 5) -> float:
+    """Return how fast the machine is at present: ``x += i`` in a plain loop."""
+    times = []
+    for _ in range(repeats):
+        total = 0
+        started = time.process_time()
+        for number in range(count):
+            total += number
+        times.append(time.process_time() - started)
+    return count / statistics.median(times)
+
+
+def profile(count: int = 20_000, singly: bool = False) -> None:
     """Print where the time goes."""
     import cProfile
     import pstats
 
     engine = Engine(codec=False)
-    engine.run(count)
+    run = engine.run_singly if singly else engine.run
+    run(count)
     profiler = cProfile.Profile()
-    profiler.runcall(engine.run, count)
+    profiler.runcall(run, count)
     pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
 
 
+def shares(count: int = 10_000, singly: bool = False) -> None:
+    """Print how much of the time each machine has."""
+    engine = Engine(codec=False)
+    run = engine.run_singly if singly else engine.run
+    run(count)
+    spent: dict[str, int] = {}
+
+    def timed(what: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any) -> Any:
+            started = time.perf_counter_ns()
+            result = work(*arguments)
+            spent[what] = spent.get(what, 0) + time.perf_counter_ns() - started
+            return result
+
+        return measured
+
+    machines: list[Any] = [engine.host.object_manager, engine.host.local_scheduler, engine.host.global_scheduler]
+    machines += [engine.host.directory, engine.host.lineage, engine.client, engine.host]
+    for machine in machines:
+        machine.step = timed(type(machine).__name__, machine.step)
+    engine.host.object_manager.settle = timed("ObjectManager", engine.host.object_manager.settle)  # type: ignore[method-assign]
+    for worker in engine.workers.values():
+        worker.run = timed("worker: executor and client", worker.run)  # type: ignore[method-assign]
+    with quiet_gc():
+        started = time.perf_counter_ns()
+        run(count)
+        total = time.perf_counter_ns() - started
+    inside = sum([spent.get(type(machine).__name__, 0) for machine in machines[:5]])
+    spent["Host, routing"] = spent.pop("Host") - inside
+    spent["this benchmark"] = total - sum(spent.values())
+    for what, time_spent in sorted(spent.items(), key=lambda entry: -entry[1]):
+        print(f"{what:30} {time_spent / count / 1000:6.2f} us a task {100 * time_spent / total:5.1f} %")
+    print(f"{'all':30} {total / count / 1000:6.2f} us a task")
+
+
 if __name__ == "__main__":
+    one_by_one = "--singly" in sys.argv
     if "--profile" in sys.argv:
-        profile()
+        profile(singly=one_by_one)
+    elif "--shares" in sys.argv:
+        shares(singly=one_by_one)
     else:
         show(measure(), "The machines alone")

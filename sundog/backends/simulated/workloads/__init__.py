@@ -1,0 +1,1 @@
+"""Workloads without bodies: task graphs with durations and sizes, drawn, read from files, or measured."""

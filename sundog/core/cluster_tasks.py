@@ -40,6 +40,7 @@ class ClusterScheduler(LocalScheduler):
         self.foreign: dict[TaskID, bool] = {}
         #: Others that are known: to the head all, to the rest the head.
         self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
+        self.pipelines.others = bool(self._peers)
         self._offers = Offers(config, self.pool, self.resources, self.pipelines)
         #: When the head hears of this node's load; never while the head is alone.
         self._report_at: Nanos | None = None if head == here else 0
@@ -55,6 +56,8 @@ class ClusterScheduler(LocalScheduler):
     # -- the door ------------------------------
 
     def _decide(self, now: Nanos) -> None:
+        if self._peers:
+            self.pipelines.free_tails(now)
         super()._decide(now)
         if self._peers:
             offered = self._offers.choose(now)
@@ -67,7 +70,9 @@ class ClusterScheduler(LocalScheduler):
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        due = (super().next_deadline(), self._report_at, self._offers.again_at if self._peers else None)
+        due = [super().next_deadline(), self._report_at]
+        if self._peers:
+            due += [self._offers.again_at, self.pipelines.next_tail()]
         times = [time for time in due if time is not None]
         return max(min(times), self._now + 1) if times else None
 
@@ -76,7 +81,9 @@ class ClusterScheduler(LocalScheduler):
         self._reported_at = now
         behind = sum([max(0, len(worker.pipeline) - 1) for worker in self.pool.workers.values()])
         free = tuple([(name, max(0, amount)) for name, amount in self.resources.free.items()])
-        report = msg.LoadReported(self._node, free, len(self._offers) + behind, self._mean)
+        # As long as a body of a function that was quick so far runs, what the node has measured is not true.
+        mean = max(self._mean, self.pipelines.lateness(now))
+        report = msg.LoadReported(self._node, free, len(self._offers) + behind, mean)
         self._actions.append(Send(self._head, report))
 
     # -- giving away ------------------------------
@@ -188,8 +195,10 @@ class ClusterScheduler(LocalScheduler):
         super()._on_node_joined(sender, fact)
         if fact.node != self._node:
             self._peers[fact.node] = None
+            self.pipelines.others = True
             if self._report_at is None:
                 self._report_at = self._now
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         self._peers.pop(fact.node, None)
+        self.pipelines.others = bool(self._peers)

@@ -2,7 +2,7 @@
 
 A pipeline holds as much work as hides the round trip to the node (``config.pipeline_work_max``), measured by each function's
 mean duration. What a worker has not started can be taken back at any moment by its tokens (P1): when its head blocks, or is
-late while another worker idles. A task may follow one whose return it needs on the same worker (P5).
+late while another worker idles, or might on another node. A task may follow one whose return it needs on the same worker (P5).
 
 Invariant P: for each worker, tokens given - tokens taken back - tasks started = tasks of the pipeline not started, so the last
 k tokens taken back are those of the last k tasks.
@@ -61,6 +61,8 @@ class Pipelines:
         self._tasks = tasks
         self._waiting = waiting
         self.functions: dict[FunctionID, FunctionRecord] = {}
+        #: Other nodes could run what lies behind a late head here.
+        self.others = False
         #: What this step dispatches, by worker; and what must be said before.
         self._runs: dict[int, tuple[WorkerRecord, list[RunTask]]] = {}
         self._before: list[Action] = []
@@ -257,6 +259,33 @@ class Pipelines:
         if not self._pool.idle:
             return None
         return min((worker.late_at for worker in self._behind()), default=None)
+
+    def free_tails(self, now: Nanos) -> None:
+        """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
+        for worker in self._tails():
+            if now >= self._hopeless_at(worker):
+                self.reclaim(worker, len(worker.pipeline) - 1)
+
+    def next_tail(self) -> Nanos | None:
+        """Return when :meth:`free_tails` has something to do if nothing happens."""
+        return min([self._hopeless_at(worker) for worker in self._tails()], default=None)
+
+    def lateness(self, now: Nanos) -> Nanos:
+        """Return how late every worker's head is at least; 0 if some worker is in time."""
+        late_at = [worker.late_at for group in self._pool.leased.values() for worker in group.values() if worker.pipeline]
+        return max(0, now - max(late_at, default=now))
+
+    def _hopeless_at(self, worker: WorkerRecord) -> Nanos:
+        return worker.late_at + self._config.offer_after
+
+    def _tails(self) -> list[WorkerRecord]:
+        """Return the workers that have something behind their head which another node could be given."""
+        return [
+            worker
+            for group in self._pool.leased.values()
+            for worker in group.values()
+            if len(worker.pipeline) > 1 and not worker.pipeline[-1].assigned and worker.takes()
+        ]
 
     def _behind(self) -> list[WorkerRecord]:
         """Return the workers that have something behind their head which another could run."""

@@ -43,11 +43,17 @@ def slowly(execution: Execution) -> Generator[Any, Any, Value]:
     return here(execution)
 
 
+def lasting(execution: Execution) -> Generator[Any, Any, Value]:
+    """Take as long as the argument says."""
+    yield Work(execution.contents[0])
+    return here(execution)
+
+
 def total(execution: Execution) -> Value:
     return inline([node_of(execution), *execution.contents])
 
 
-BODIES = {body.__name__: body for body in (here, large, slowly, total)}
+BODIES = {body.__name__: body for body in (here, large, slowly, lasting, total)}
 ONLY_ON = [shape({"CPU": 1, f"node{n}": 1}) for n in range(5)]
 
 
@@ -100,6 +106,20 @@ def test_what_is_over_at_once_stays() -> None:
     ids = [made.head.driver.call("here") for _ in range(50)]
     assert made.head.get(*ids) == [0] * 50
     assert not made.sent[msg.TaskAssigned]
+    finish(made)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_lies_behind_a_head_that_is_late_goes_to_other_nodes(at: int) -> None:
+    """Of a function that was quick so far, many calls lie in few pipelines; then it is slow."""
+    made = Cluster(4, BODIES, cluster_config(cpus=1))
+    node = made.nodes[at]
+    quick, slow = node.driver.put(0), node.driver.put(50 * MILLISECOND)
+    node.get(*[node.driver.call("lasting", quick) for _ in range(10)])
+    began = made.now
+    ran = Counter(node.get(*[node.driver.call("lasting", slow) for _ in range(40)]))
+    assert sorted(ran) == list(range(4))
+    assert made.now - began < 700 * MILLISECOND, "four ideal nodes would take 500 ms"
     finish(made)
 
 

@@ -15,6 +15,7 @@ import sundog
 from sundog.backends import current
 from sundog.backends.simulated.driver import Driver
 from sundog.backends.simulated.strand import WorkerKilled
+from sundog.backends.simulated.worker import Worker
 
 Simulate = Callable[..., Any]
 
@@ -45,7 +46,7 @@ def driver() -> Driver:
 def kill_whoever_runs() -> int:
     """Kill every worker that runs something; return how many that were."""
     node = driver().node
-    running = [number for number, worker in node.workers.items() if worker.run is not None]
+    running = [number for number, worker in node.workers.items() if isinstance(worker, Worker) and worker.run is not None]
     for number in running:
         node.kill_worker(number)
     return len(running)

@@ -51,8 +51,8 @@ def start(
     ``seed``: names everything, and every task's random stream; the same one each time if none is given. ``record``: a file for
     the record of the host. ``nodes``: how many, each as ``config`` says, or one entry for each (see
     ``cluster_model``). ``durations``: how long bodies take that declare nothing (see ``durations.Durations``). ``network``: a
-    model of what lies between processes, or a function of the SimPy environment that makes one. ``costs``: fields of ``sim_loop.Costs`` by name, in seconds. ``log``: a file for the event log.
-    ``check_invariants``: after every step of a host; slow.
+    model of what lies between processes, or a function of the SimPy environment that makes one. ``costs``: fields of
+    ``sim_loop.Costs`` by name, in seconds. ``log``: a file for the event log. ``check_invariants``: after every step of a host; slow.
 
     Raises TypeError or ValueError for what makes no sense, or is not there yet.
     """

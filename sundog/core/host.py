@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from sundog.core import messages as msg
-from sundog.core import tables
+from sundog.core import placement, tables
 from sundog.core.actions import Send, StopHost
 from sundog.core.cluster_objects import ClusterObjectManager
 from sundog.core.cluster_tasks import ClusterScheduler
@@ -31,7 +31,7 @@ from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
 from sundog.core.output import OutputBudget
-from sundog.core.placement import NodeView, policy
+from sundog.core.placement import NodeView, PlacementPolicy
 from sundog.core.rng import SplitMix
 from sundog.core.units import Nanos
 
@@ -43,7 +43,8 @@ _FIRST_WORKER = ProcessID(DRIVER + 1)
 
 
 class Host:
-    """See the module. ``rng`` serves placement policies that draw; without one they must not.
+    """See the module. ``policy`` chooses nodes for tasks, on the head; None: the one that ``config.placement_policy`` names.
+    ``rng`` serves policies that draw; without one they must not.
 
     ``clustered``: there are, or may be, other nodes; ``head`` is the one that schedules for all. Only there do
     ``global_scheduler``, ``directory`` and ``lineage`` exist.
@@ -61,6 +62,7 @@ class Host:
         rng: Rng | None = None,
         clustered: bool = False,
         head: NodeID = _ONLY_NODE,
+        policy: PlacementPolicy | None = None,
     ) -> None:
         self.config = config
         self.node = node
@@ -83,7 +85,8 @@ class Host:
             self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
         self._machines: list[Any] = [self.object_manager, self.local_scheduler]
         if self.here == self.head:
-            self._add_head(rng if rng is not None else SplitMix(0))
+            chosen = policy if policy is not None else placement.policy(config.placement_policy)
+            self._add_head(rng if rng is not None else SplitMix(0), chosen)
         self.output = OutputBudget(config)
         #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
         self._last_output: dict[ProcessID, OutputRead] = {}
@@ -94,10 +97,10 @@ class Host:
         #: The earliest deadline of any machine, as of the end of the last step.
         self._deadline: Nanos | None = None
 
-    def _add_head(self, rng: Rng) -> None:
+    def _add_head(self, rng: Rng, policy: PlacementPolicy) -> None:
         config, here = self.config, self.here
         self.directory = ObjectDirectory(config, here)
-        self.global_scheduler = GlobalScheduler(config, here, policy(config.placement_policy), rng, self.directory)
+        self.global_scheduler = GlobalScheduler(config, here, policy, rng, self.directory)
         self.lineage = Lineage(config, here)
         self._machines += [self.global_scheduler, self.directory, self.lineage]
         if self._clustered:

@@ -16,6 +16,7 @@ from sundog.core.machine import Fact
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
+    from sundog.backends.simulated.cost_model import Profile
     from sundog.core.host import Host
 
 
@@ -41,6 +42,8 @@ class Cluster:
         self.processes: dict[Address, Receiver] = {}
         #: The machines of each node, to be asked what they know.
         self.hosts: dict[NodeID, Host] = {}
+        #: What the turns of nodes cost; None: nothing. Nodes look when they are made.
+        self.profile: Profile | None = None
 
     def add(self, node: Node, host: Host, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         """Let a node take its first turn at ``joins``, and die at ``leaves``."""

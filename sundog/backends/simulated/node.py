@@ -16,7 +16,7 @@ from sundog.core.events import ClientLost, FetchFailed, FetchFinished, TasksRecl
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
-from sundog.core.messages import RunTasks
+from sundog.core.messages import RunTasks, TaskAssigned
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 OBJECT_SERVER = ProcessID((1 << 32) - 1)
 #: How a worker that was killed ended: minus SIGKILL.
 KILLED = -9
+
+
+def decisions(actions: Sequence[Action]) -> int:
+    """Return how often ``actions`` say where a task runs."""
+    count = 0
+    for action in actions:
+        kind = type(action)
+        if kind is Dispatch:
+            count += len(action.tasks)  # type: ignore[attr-defined]
+        elif kind is Send and type(action.message) is TaskAssigned:  # type: ignore[attr-defined]
+            count += 1
+    return count
 
 
 class SteppedHost(Protocol):
@@ -99,6 +111,10 @@ class Node(Process):
         self.killed: list[Strand] = []
         #: Checked after every step, if a test wants it.
         self.checks = cluster.checks
+        #: What turns cost; None: nothing.
+        self.profile = cluster.profile
+        #: What the turn under way will do at its end: a node does one thing at a time.
+        self._acting: Sequence[Action] | None = None
         self._cluster = cluster
         self._make_worker = make_worker
         self._starting: dict[ProcessID, None] = {}
@@ -112,22 +128,50 @@ class Node(Process):
         return self.host.next_deadline()
 
     def turn(self) -> None:
-        """See ``Process``: one ``host.step``, its actions, one batch to each process that they speak to."""
+        """See ``Process``: one ``host.step``, its actions, one batch to each process that they speak to.
+
+        Where a profile says what it costs, the actions come that much later, and so does the next turn.
+        """
+        if self._acting is not None:
+            return
         room = self.config.step_events_max
-        events, self.inbox = self.inbox[:room], self.inbox[room:]
+        events, self.inbox = (self.inbox, []) if len(self.inbox) <= room else (self.inbox[:room], self.inbox[room:])
         now = self.loop.now
         actions = self.host.step(now, events)
         self.log.host_turn(now, self.where, events, actions)
-        perform(self._effects, actions)
         if self.checks:
             self.host.check_invariants()
+        if self.profile is not None:
+            span = self.profile.node_time(len(events), decisions(actions))
+            if span:
+                self._acting = actions
+                self.loop.call_at(now + span, self._act_late)
+                return
+        self._act(actions)
+        if not self.dead:
+            self.rearm()
+
+    def turn_soon(self) -> None:
+        """See ``Process``; not before the turn under way is over."""
+        if self._acting is None:
+            super().turn_soon()
+
+    def _act_late(self, _: Event) -> None:
+        actions, self._acting = self._acting, None
+        if self.dead or actions is None:
+            return
+        self._act(actions)
+        due = self.wanted_at()
+        if due is not None:
+            self.turn_at(due)
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        perform(self._effects, actions)
         outboxes, self._outboxes = self._outboxes, {}
         for to, messages in outboxes.items():
             self.send(self.where, to, messages)
         if self.inbox:
             self.turn_soon()
-        if not self.dead:
-            self.rearm()
 
     def report(self, fact: Fact) -> None:
         """Take what the loop itself has seen, for the next step."""

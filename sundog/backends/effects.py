@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from sundog.core.actions import Dispatch, KillWorker, ReclaimTasks, ReleasePages, Send, StartFetch, StartWorker, StopHost
+from sundog.core.actions import (
+    ClosePeer,
+    Dispatch,
+    KillWorker,
+    ReclaimTasks,
+    ReleasePages,
+    Send,
+    StartFetch,
+    StartWorker,
+    StopHost,
+)
 from sundog.core.machine import Action
 
 A = TypeVar("A", bound=Action)
@@ -21,7 +31,7 @@ HOST_ACTIONS: tuple[type[Action], ...] = (
     Send, Dispatch, ReclaimTasks, StartWorker, KillWorker, ReleasePages, StopHost,
 )  # fmt: skip
 #: What a host in a cluster may ask of it.
-CLUSTER_ACTIONS: tuple[type[Action], ...] = (*HOST_ACTIONS, StartFetch)
+CLUSTER_ACTIONS: tuple[type[Action], ...] = (*HOST_ACTIONS, StartFetch, ClosePeer)
 
 
 def performs(action: type[A]) -> Callable[[Callable[[L, A], None]], Callable[[L, A], None]]:

@@ -61,6 +61,7 @@ class Details(NamedTuple):
     remote_traceback: str = ""
     trail: tuple[str, ...] = ()
     pid: int = 0
+    node: int = 0
 
 
 _UNKNOWN = Details()
@@ -91,6 +92,8 @@ class TaskError(SundogError):
     trail = cast("tuple[str, ...]", _Detail("trail"))
     #: The worker's process, 0 if unknown.
     pid = cast(int, _Detail("pid"))
+    #: The number of the node that it ran on.
+    node = cast(int, _Detail("node"))
 
     _details: Details = _UNKNOWN
 

@@ -86,6 +86,12 @@ class ErrorReport(msgspec.Struct, array_like=True):
     traceback: str
     pid: int
     exception: bytes | None = None
+    #: Of a cluster: where it ran.
+    node: int = 0
+
+    def place(self) -> str:
+        """Return where the task ran, for people."""
+        return f"node {self.node}, worker pid {self.pid}" if self.node else f"worker pid {self.pid}"
 
 
 _report_decoder = msgspec.msgpack.Decoder(ErrorReport)

@@ -413,8 +413,8 @@ class Session:
                 cause = loads(report.exception)
             except Exception:
                 cause = None
-        message = f"task {report.function_name!r} failed (worker pid {report.pid}): {report.summary}"
-        return task_error(Details(message, report.function_name, cause, report.traceback, value.trail, report.pid))
+        message = f"task {report.function_name!r} failed ({report.place()}): {report.summary}"
+        return task_error(Details(message, report.function_name, cause, report.traceback, value.trail, report.pid, report.node))
 
     def return_grants(self, raws: Sequence[bytes]) -> None:
         """Return the grants of delivered values that nobody will read, one for each mention."""

@@ -183,7 +183,8 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
         text = f"{summary} (its traceback cannot be shown: {type(trouble).__name__})\n"
     pid = getattr(session.port, "pid", 0) or os.getpid()
     pickled, contained = _pickled(session, error)
-    report = ErrorReport(spec.name, summary, text, pid, pickled)
+    node = getattr(session.port, "node_number", 0)
+    report = ErrorReport(spec.name, summary, text, pid, pickled, node)
     data = msgspec.msgpack.encode(report)
     if len(data) > session.port.config.inline_bytes_max:
         try:
@@ -191,7 +192,7 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
             value = Value(stored.size, ERROR, b"", stored.offset, error=True)
             return (Result(value, contained),)
         except Exception:  # no room: the text will have to do
-            data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], pid)), ()
+            data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], pid, node=node)), ()
     return (Result(Value(len(data), ERROR, data, error=True), contained),)
 
 

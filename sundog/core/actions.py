@@ -66,6 +66,13 @@ class StartFetch(Action, frozen=True, tag=16):
     source_offset: int
 
 
+class ClosePeer(Action, frozen=True, tag=17):
+    """Node ``node`` is lost: close the connections with it, and report FetchFailed for what is being copied from it. Only in a
+    cluster."""
+
+    node: NodeID
+
+
 class StopHost(Action, frozen=True, tag=15):
     """The session is over: flush every outbox, then end all processes and leave nothing."""
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from sundog.core.ids import Address, ObjectID, TaskID, is_put, producer_of
+from sundog.core.ids import Address, NodeID, ObjectID, TaskID, is_put, producer_of
 from sundog.core.resources import ResourceSet, describe
 from sundog.core.store_ledger import StoreLedger
 from sundog.core.task import TaskState
@@ -16,28 +17,67 @@ _DEPTH_MAX = 4
 _LARGEST_MAX = 5
 
 
-def explain(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_ids: Iterable[ObjectID], now: Nanos) -> str:
+class NodeTasks(NamedTuple):
+    """What one node of a cluster knows."""
+
+    node: NodeID
+    tasks: Mapping[TaskID, TaskRecord]
+    resources: ResourceSet
+
+
+def explain(tasks: Mapping[TaskID, TaskRecord], resources: ResourceSet, object_ids: Iterable[ObjectID], now: Nanos) -> str:
     """Return one sentence for each of ``object_ids``."""
-    return " ".join(_explain(tasks, resources, object_id, now, 0) for object_id in object_ids) or "Nothing is missing."
+    return _in_words(_Known(tasks, resources), object_ids, now)
 
 
-def _explain(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, object_id: ObjectID, now: Nanos, depth: int) -> str:
-    record = tasks.get(producer_of(object_id))
+def explain_cluster(nodes: Sequence[NodeTasks], object_ids: Iterable[ObjectID], now: Nanos) -> str:
+    """The same, from what several nodes know; of a task that was given away the node that has it knows most."""
+    tasks: dict[TaskID, TaskRecord] = {}
+    where: dict[TaskID, NodeTasks] = {}
+    for view in nodes:
+        for task_id, record in view.tasks.items():
+            if task_id not in tasks or tasks[task_id].state is TaskState.SPILLED:
+                tasks[task_id] = record
+                where[task_id] = view
+    return _in_words(_Known(tasks, nodes[0].resources, where if len(nodes) > 1 else {}), object_ids, now)
+
+
+class _Known(NamedTuple):
+    tasks: Mapping[TaskID, TaskRecord]
+    own: ResourceSet
+    where: Mapping[TaskID, NodeTasks] = {}
+
+    def resources(self, task_id: TaskID) -> ResourceSet:
+        view = self.where.get(task_id)
+        return self.own if view is None else view.resources
+
+    def place(self, task_id: TaskID) -> str:
+        view = self.where.get(task_id)
+        return "" if view is None else f" on node {view.node}"
+
+
+def _in_words(known: _Known, object_ids: Iterable[ObjectID], now: Nanos) -> str:
+    return " ".join(_explain(known, object_id, now, 0) for object_id in object_ids) or "Nothing is missing."
+
+
+def _explain(known: _Known, object_id: ObjectID, now: Nanos, depth: int) -> str:
+    record = known.tasks.get(producer_of(object_id))
     label = f"ObjectID({object_id.hex()})"
     if record is None:
         if is_put(object_id):
             return f"{label} is put, or was freed."
         return f"{label} has no unfinished task: it is ready, or was freed."
-    return f"{label} is returned by {_state(tasks, resources, record, now, depth)}"
+    return f"{label} is returned by {_state(known, record, now, depth)}"
 
 
-def _state(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, record: TaskRecord, now: Nanos, depth: int) -> str:
+def _state(known: _Known, record: TaskRecord, now: Nanos, depth: int) -> str:
     spec, state, worker = record.spec, record.state, record.worker
-    name = f"{spec.name}()"
+    name = f"{spec.name}(){known.place(spec.task_id)}"
+    resources = known.resources(spec.task_id)
     if state is TaskState.WAITING:
         first = next(iter(record.missing))
         more = f" and {len(record.missing) - 1} more" if len(record.missing) > 1 else ""
-        why = _explain(tasks, resources, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
+        why = _explain(known, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
         return f"{name}, which waits for its argument{more}: {why}"
     if state is TaskState.READY:
         short = [(n, a) for n, a in spec.resources if resources.free.get(n, 0) < a]
@@ -53,7 +93,7 @@ def _state(tasks: dict[TaskID, TaskRecord], resources: ResourceSet, record: Task
         return f"{name}, which is next on the worker with pid {worker.pid}, after {worker.pipeline[0].spec.name}()."
     if state is TaskState.BLOCKED and record.blocking is not None:
         first = next(iter(record.blocking.missing))
-        why = _explain(tasks, resources, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
+        why = _explain(known, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
         return f"{name}, which is itself blocked: {why}"
     return f"{name}, which waits for its CPUs to go on."
 

@@ -8,14 +8,14 @@ the same step, until nothing more is said: what leaves a step is only for others
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from sundog.core import messages as msg
 from sundog.core import placement, tables
-from sundog.core.actions import Send, StopHost
+from sundog.core.actions import ClosePeer, Send, StopHost
 from sundog.core.cluster_objects import ClusterObjectManager
 from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
@@ -70,8 +70,9 @@ class Host:
         self.head = address(head, HOST) if clustered else self.here
         self._driver = address(node, DRIVER)
         self._clustered = clustered
-        #: On the head of a cluster: nodes that were lost, which are heard no more.
+        #: In a cluster: nodes that were lost, which are heard no more.
         self._lost: dict[NodeID, None] = {}
+        self._members: Mapping[NodeID, msg.NodeJoined] = {}
         #: Whether a driver has spoken here; else what is meant for people goes to the head.
         self._driver_here = self.here == self.head
         self.journal: Journal | None = None
@@ -106,6 +107,7 @@ class Host:
         if self._clustered:
             membership = Membership(config, here)
             self._lost = membership.lost
+            self._members = membership.members
             self._machines.append(membership)
 
     def _build_routes(self) -> dict[type, tuple[int, ...]]:
@@ -168,8 +170,16 @@ class Host:
         if sender == self._driver:
             self._driver_here = True
         if node_of(sender) in self._lost:
-            return type(fact) is msg.LoadReported  # it is to be told that it was lost
-        if type(fact) is msg.NodeLost and fact.node == self.node:
+            return type(fact) is msg.LoadReported and self.here == self.head  # it is to be told that it was lost
+        if type(fact) is msg.NodeLost:
+            if fact.node == self.node:
+                actions.append(StopHost())
+                return False
+            if fact.node not in self._lost:
+                actions.append(ClosePeer(fact.node))
+            if self.here != self.head:
+                self._lost[fact.node] = None  # on the head membership does
+        elif type(fact) is msg.SessionEnded:
             actions.append(StopHost())
             return False
         return True
@@ -241,7 +251,14 @@ class Host:
             else:
                 actions.append(action)
                 if type(action) is Send and type(action.message) is msg.SessionEnded:
-                    actions.append(StopHost())
+                    self._end(actions)
+
+    def _end(self, actions: list[Action]) -> None:
+        """The session is over: here, and from the head on every other node."""
+        if self._clustered and self.here == self.head:
+            others = [address(node, HOST) for node in self._members if node != self.node]
+            actions += [Send(to, msg.SessionEnded()) for to in others]
+        actions.append(StopHost())
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""

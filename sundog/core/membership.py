@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from sundog.core import messages as msg
-from sundog.core.actions import Send
+from sundog.core.actions import ClosePeer, Send
 from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
@@ -111,5 +111,7 @@ class Membership:
 
     def _announce(self, lost: NodeID, actions: list[Action], *, heard_here: bool) -> None:
         self.lost[lost] = None
+        if not heard_here:
+            actions.append(ClosePeer(lost))
         tell = [node for node in self.members if node != self._node or not heard_here]
         actions += [Send(address(node, HOST), msg.NodeLost(lost)) for node in tell]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sundog.core import events as ev
-from sundog.core.ids import NodeID, ProcessID
+from sundog.core.ids import NodeID, ProcessID, node_of
 from sundog.core.journal import TaskGone
 from sundog.core.messages import Result
 from sundog.core.task import FailureKind
@@ -23,7 +23,9 @@ def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost)
     """Return what a person needs to know of a task whose worker died under it."""
     how = _signal(-fact.status) if fact.status < 0 else f"exit code {fact.status}"
     spec = record.spec
-    text = f"the worker (pid {worker.pid}) running {spec.name} died with {how}, on start {record.starts} of it"
+    node = node_of(worker.where)
+    where = f"node {node}, pid {worker.pid}" if node else f"pid {worker.pid}"
+    text = f"the worker ({where}) running {spec.name} died with {how}, on start {record.starts} of it"
     text += f" (max_retries={spec.retries_max})"
     if fact.memory:
         text += f"; its memory was last seen at {fact.memory / MIB:,.0f} MiB"

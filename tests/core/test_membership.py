@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sundog.core import messages as msg
-from sundog.core.actions import Send
+from sundog.core.actions import ClosePeer, Send
 from sundog.core.config import Config
 from sundog.core.ids import HOST, Address, NodeID, address
 from sundog.core.machine import Action, Fact
@@ -61,7 +61,7 @@ def test_a_silent_node_is_lost_and_all_are_told_once() -> None:
     bench.step(0, join(0), join(1), join(2))
     bench.step(SECOND, beat(1))
     assert bench.machine.next_deadline() == 3 * SECOND
-    assert bench.step(3 * SECOND) == [lost(0, 2), lost(1, 2)]
+    assert bench.step(3 * SECOND) == [ClosePeer(NodeID(2)), lost(0, 2), lost(1, 2)]
     assert bench.step(3 * SECOND + 1, msg.NodeLost(NodeID(2)), beat(1)) == []
     assert bench.step(3 * SECOND + 2, beat(2)) == [lost(2, 2)], "a dead node that speaks is told to join anew"
 
@@ -78,10 +78,10 @@ def test_a_late_turn_is_nobody_elses_silence() -> None:
     assert bench.step(10 * SECOND) == [], "the head slept for seven seconds"
     assert bench.machine.next_deadline() == 10 * SECOND + CONFIG.heartbeat_every
     bench.step(10 * SECOND + 1, beat(1))
-    assert bench.step(10 * SECOND + CONFIG.heartbeat_every) == [lost(0, 2), lost(1, 2)]
+    assert bench.step(10 * SECOND + CONFIG.heartbeat_every) == [ClosePeer(NodeID(2)), lost(0, 2), lost(1, 2)]
 
 
 def test_a_little_late_is_not_late() -> None:
     bench = Bench()
     bench.step(0, join(0), join(1))
-    assert bench.step(3 * SECOND + MILLISECOND) == [lost(0, 1)]
+    assert bench.step(3 * SECOND + MILLISECOND) == [ClosePeer(NodeID(1)), lost(0, 1)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sundog.backends import current
 from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process
 from sundog.backends.simulated.virtual_time import strand_of_thread
 from sundog.backends.waiter import Waiter, Waiters
@@ -45,6 +46,7 @@ class ClientProcess(Process):
         super().__init__(node.loop, where)
         self.node = node
         self.config = node.config
+        self.node_number = int(node.number)
         self.arena: Arena = node.store  # type: ignore[assignment]  # where there is user code, it holds real bytes
         self.host_address = address(node_of(where), HOST)
         self.client = Client(node.config, where, self.host_address, worker=worker)
@@ -184,6 +186,7 @@ class ClientProcess(Process):
     def submitted(self) -> None:
         """See ``base.Port``."""
         self.check_open()
+        self.node.occurred(Occurrence.SUBMITTED)
         if self.paused:
             self._wait_for_room()
         if self._flush_at is None:
@@ -209,7 +212,8 @@ class ClientProcess(Process):
         except BaseException:
             self._abandon(fact.request, waiter)
             raise
-        return self.checked(waiter.answer)
+        answer = self.node.answer_for_all(waiter.answer, fact)
+        return self.checked(answer)
 
     def checked(self, answer: Action) -> Action:
         """Return an answer; raise SessionClosedError if it says that there is no session any more."""

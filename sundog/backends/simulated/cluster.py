@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
+from sundog.backends.simulated.client_process import ClientProcess
 from sundog.backends.simulated.durations import Durations
 from sundog.backends.simulated.log import EventLog
 from sundog.backends.simulated.node import Node
 from sundog.backends.simulated.sim_loop import Loop, Network
 from sundog.backends.simulated.streams import RandomStreams
-from sundog.core.explanation import explain
+from sundog.backends.simulated.watch import Watch
+from sundog.core.explanation import NodeTasks, explain_cluster
 from sundog.core.ids import Address, NodeID, ObjectID
 from sundog.core.machine import Fact
+from sundog.core.messages import ExplanationGiven, ExplanationRequested, LoadReported, TableGiven, TableRequested
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.simulated.occurrences import Occurrence
     from sundog.core.host import Host
 
 
@@ -42,17 +48,25 @@ class Cluster:
         self.processes: dict[Address, Receiver] = {}
         #: The machines of each node, to be asked what they know.
         self.hosts: dict[NodeID, Host] = {}
+        #: Nodes that have died.
+        self.gone: list[Node] = []
+        #: Called for every task that is submitted, starts or has finished, while faults wait for that.
+        self.occurred: Callable[[Occurrence], None] | None = None
+        #: The session ends: nobody needs to hear of anybody's end any more.
+        self.ending = False
+        #: Knows what may still happen.
+        self.watch = Watch(loop)
         #: What the turns of nodes cost; None: nothing. Nodes look when they are made.
         self.profile: Profile | None = None
 
     def add(self, node: Node, host: Host, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         """Let a node take its first turn at ``joins``, and die at ``leaves``."""
         if joins > self.loop.now:
-            self.loop.call_at(joins, lambda _: self._join(node, host))
+            self.watch.call_at(joins, lambda: self._join(node, host))
         else:
             self._join(node, host)
         if leaves is not None:
-            self.loop.call_at(leaves, lambda _: node.die())
+            self.watch.call_at(leaves, node.die)
 
     def _join(self, node: Node, host: Host) -> None:
         self.nodes[node.number] = node
@@ -62,9 +76,14 @@ class Cluster:
 
     def forget(self, node: Node) -> None:
         """A node has died: its connections are gone, with what was on them, and the others find them broken."""
+        if self.ending:
+            return
         self.network.forget(node.number)
         self.processes.pop(node.where, None)
-        for other in self.nodes.values():
+        if self.nodes.pop(node.number, None) is not None:
+            self.gone.append(node)
+        self.hosts.pop(node.number, None)
+        for other in list(self.nodes.values()):
             if not other.dead:
                 other.peer_died(node.number)
 
@@ -72,13 +91,38 @@ class Cluster:
         """A batch has arrived. What is for a process that has died is lost with it."""
         process = self.processes.get(target)
         if process is not None:
+            if type(messages[0]) is not LoadReported or len(messages) > 1:
+                self.watch.active_at = self.loop.now
             process.receive(source, messages)
 
+    def all_nodes(self) -> list[Node]:
+        """Return every node that ever was, for the end."""
+        return [*self.nodes.values(), *self.gone]
+
     def explain(self, object_ids: Sequence[ObjectID]) -> str:
-        """Return, for people, why ``object_ids`` are not ready, as far as any node knows."""
-        now = self.loop.now
-        texts: dict[str, None] = {}
-        for host in self.hosts.values():
-            scheduler = host.local_scheduler
-            texts[explain(scheduler.tasks, scheduler.resources, object_ids, now)] = None
-        return " ".join(texts)
+        """Return, for people, why ``object_ids`` are not ready, from what all nodes know."""
+        views = [NodeTasks(number, host.local_scheduler.tasks, host.local_scheduler.resources) for number, host in self.hosts.items()]
+        return explain_cluster(views, object_ids, self.loop.now)
+
+    def answer(self, question: Fact) -> Fact | None:
+        """Return the answer to a question about tables and tasks, as far as the whole cluster knows; None for other questions."""
+        if isinstance(question, TableRequested):
+            return TableGiven(question.request, msgspec.msgpack.encode(self.table(question.table)))
+        if isinstance(question, ExplanationRequested):
+            return ExplanationGiven(question.request, self.explain(question.object_ids))
+        return None
+
+    def is_stuck(self) -> bool:
+        """Tell whether nothing will ever happen any more, and nobody waits for a deadline."""
+        if not self.watch.is_quiet() or self.network.busy():
+            return False
+        clients = [process for process in self.processes.values() if isinstance(process, ClientProcess)]
+        return not any(getattr(w.fact, "deadline", None) is not None for client in clients for w in client.waiters.unanswered())
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return the rows of a control table of all nodes, in their order."""
+        rows: list[dict[str, Any]] = []
+        for number, host in self.hosts.items():
+            found = host.table(name)
+            rows += found if name != "nodes" else [row for row in found if row["node"] == number]
+        return rows

@@ -42,6 +42,9 @@ FORKED = "this process was forked from a driver and has no session of its own: c
 #: Virtual seconds that the nodes are given to say their last words.
 _ENDING_SECONDS = 5.0
 
+#: Times a worker's usual start that the session waits for the first ones.
+_STARTS_PATIENCE = 1000
+
 _live: Driver | None = None
 
 
@@ -65,15 +68,15 @@ class Driver(ClientProcess):
         self._rebinding = Rebinding()
         cluster.processes[self.where] = self
         self.loop.on_empty = self._nothing_left
+        self.loop.on_look = self._nothing_but_heartbeats
+        cluster.watch.heed(node.config)
         self.loop.on_failure = self._failed
 
     def begin_session(self) -> None:
         """Wait until the workers are up; then time is virtual, randomness and garbage are in order, until :meth:`close`."""
         global _live
-        nodes = self.cluster.nodes.values()
         try:
-            while not all(len(node.workers) >= node.config.worker_count for node in nodes):
-                self._main.suspend(int(self.loop.next_event()))
+            self._await_workers()
             virtual_time.install(self.loop, self._rebinding)
             self.cluster.streams.install(self._rebinding)
             driver_threads.install(self, self._rebinding)
@@ -88,6 +91,24 @@ class Driver(ClientProcess):
         except BaseException:
             self._finish()
             raise
+
+    def _await_workers(self) -> None:
+        """Wait for the first workers of the nodes that are there, as long as they live: for a second of virtual time, or ten
+        times what they usually take."""
+        waited = {node.number: node for node in self.cluster.nodes.values()}
+        loop = self.loop
+        until = loop.now + max(SECOND, _STARTS_PATIENCE * loop.costs.worker_start)
+        while waited and loop.now < until:
+            for node in list(waited.values()):
+                if not node.dead and len(node.workers) < node.config.worker_count:
+                    break
+                del waited[node.number]
+            else:
+                return
+            following = loop.next_event()
+            if following > until:
+                return
+            self._main.suspend(int(following))
 
     # -- what differs ---------------------------------------------------------------------------------------------------------
 
@@ -203,11 +224,22 @@ class Driver(ClientProcess):
             for strand in list(self.loop.outside):
                 strand.wake()
             return None
+        return self._deadlock("nothing is left to happen")
+
+    def _nothing_but_heartbeats(self) -> BaseException | None:
+        """Of a cluster the queue is never empty: hosts go on to say that they live."""
+        main = self._main
+        if not main.suspended or self.loop.calls or self.loop.outside or self.threads_waiting or not self.waiters.unanswered():
+            return None
+        if not self.cluster.is_stuck():
+            return None
+        self.cluster.watch.active_at = self.loop.now
+        return self._deadlock(f"nothing but heartbeats has happened for {seconds(self.cluster.watch.quiet):g} s")
+
+    def _deadlock(self, what: str) -> DeadlockError:
         waited = [o for waiter in self.waiters.unanswered() for o in _asked_for(waiter.fact)]
-        return DeadlockError(
-            f"nothing is left to happen after {seconds(self.loop.now):g} s of virtual time, and the driver still waits. "
-            + self.cluster.explain(waited)
-        )
+        text = f"{what} after {seconds(self.loop.now):g} s of virtual time, and the driver still waits. "
+        return DeadlockError(text + self.cluster.explain(waited))
 
     def _failed(self, error: BaseException) -> None:
         """The loop itself failed, by a bug of ours or by Ctrl-C in the middle of a step: its machines are not to be trusted."""
@@ -222,11 +254,15 @@ class Driver(ClientProcess):
         mine = get_ident() == self.loop.home and getcurrent() is self.loop.main and self.loop.running is self._main
         try:
             if self.closed is None and mine:
+                self.cluster.ending = True
                 self.facts.append(SessionEnding())
                 self.turn()
-                self.wait_until(lambda: self.closed is not None, _ENDING_SECONDS)
+                self.wait_until(self._all_ended, _ENDING_SECONDS)
         finally:
             self._finish(unwind=mine)
+
+    def _all_ended(self) -> bool:
+        return self.closed is not None and all(node.dead or not node.number for node in self.cluster.nodes.values())
 
     def _finish(self, *, unwind: bool = True) -> None:
         global _live
@@ -238,7 +274,7 @@ class Driver(ClientProcess):
         loop.stopped = True
         try:
             if unwind:
-                for node in self.cluster.nodes.values():
+                for node in self.cluster.all_nodes():
                     node.dead = True
                     for strand in node.suspended():
                         strand.throw(WorkerKilled("the session has ended"))

@@ -22,6 +22,7 @@ from simpy.core import Environment
 from sundog.backends.simulated.flows import Call
 from sundog.backends.simulated.framing import FramedNetwork, FrameFaults
 from sundog.backends.simulated.network import Network
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.core.ids import NodeID
 from sundog.core.units import Nanos
 
@@ -33,14 +34,6 @@ class Service(StrEnum):
 
     GLOBAL_SCHEDULER = "global scheduler"
     DIRECTORY = "directory"
-
-
-class Occurrence(StrEnum):
-    """What the loop reports to :meth:`FaultRunner.occurred`, for faults that wait for the n-th of it."""
-
-    SUBMITTED = "is submitted"
-    STARTED = "starts"
-    SEALED = "seals"
 
 
 class FaultTarget(Protocol):

@@ -447,6 +447,11 @@ class Network:
         sizes = [size for connection in self._connections.values() for size in connection.pending()]
         return Traffic(len(sizes), sum(sizes))
 
+    def busy(self) -> bool:
+        """Tell whether something is on its way that will arrive, large or delayed by a fault. Walks all connections."""
+        connections = self._connections.values()
+        return any(one.flow is not None or (one.extra and one.flying is not None and not one.stops) for one in connections)
+
     def check_invariants(self) -> None:
         """Raise InvariantViolation if a byte was made or lost, or bandwidth is not shared fairly."""
         pending = self.pending()

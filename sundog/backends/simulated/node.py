@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 from simpy.events import Event
 
 from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, perform, performs
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process, wire_size
-from sundog.core.actions import Dispatch, KillWorker, ReclaimTasks, ReleasePages, Send, StartFetch, StartWorker, StopHost
+from sundog.core.actions import (
+    ClosePeer,
+    Dispatch,
+    KillWorker,
+    ReclaimTasks,
+    ReleasePages,
+    ResolveQuestion,
+    Send,
+    StartFetch,
+    StartWorker,
+    StopHost,
+)
 from sundog.core.config import Config
-from sundog.core.events import ClientLost, FetchFailed, FetchFinished, TasksReclaimed, WorkerLost, WorkerStarted
+from sundog.core.events import Asked, ClientLost, FetchFailed, FetchFinished, TasksReclaimed, WorkerLost, WorkerStarted
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
-from sundog.core.messages import RunTasks, TaskAssigned
+from sundog.core.messages import RunTasks, TaskAssigned, TaskFinished
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -111,6 +123,12 @@ class Node(Process):
         self.killed: list[Strand] = []
         #: Checked after every step, if a test wants it.
         self.checks = cluster.checks
+        #: Faults: everything takes this many thousandths of its usual time; the clock is off by so much, and never goes back;
+        #: nothing is done at all while there is any pause.
+        self.slowness = 1000
+        self.skew: Nanos = 0
+        self.pauses = 0
+        self._clock: Nanos = 0
         #: What turns cost; None: nothing.
         self.profile = cluster.profile
         #: What the turn under way will do at its end: a node does one thing at a time.
@@ -125,35 +143,45 @@ class Node(Process):
 
     def wanted_at(self) -> Nanos | None:
         """See ``Process``."""
-        return self.host.next_deadline()
+        deadline = self.host.next_deadline()
+        return None if deadline is None else deadline - self.skew
 
     def turn(self) -> None:
         """See ``Process``: one ``host.step``, its actions, one batch to each process that they speak to.
 
         Where a profile says what it costs, the actions come that much later, and so does the next turn.
         """
-        if self._acting is not None:
+        if self._acting is not None or self.pauses:
             return
         room = self.config.step_events_max
         events, self.inbox = (self.inbox, []) if len(self.inbox) <= room else (self.inbox[:room], self.inbox[room:])
         now = self.loop.now
-        actions = self.host.step(now, events)
+        clock = self._clock = max(self._clock, now + self.skew)
+        actions = self.host.step(clock, events)
         self.log.host_turn(now, self.where, events, actions)
         if self.checks:
             self.host.check_invariants()
-        if self.profile is not None:
-            span = self.profile.node_time(len(events), decisions(actions))
-            if span:
-                self._acting = actions
-                self.loop.call_at(now + span, self._act_late)
-                return
+        span = 0 if self.profile is None else self.profile.node_time(len(events), decisions(actions))
+        if self.slowness != 1000:
+            span = self.slowed(span) + max(0, self.slowness - 1000) * self.loop.costs.hop // 1000
+        if self._cluster.occurred is not None:
+            self._tell_of_ends(events)
+        if span:
+            self._acting = actions
+            self.loop.call_at(now + span, self._act_late)
+            return
         self._act(actions)
         if not self.dead:
             self.rearm()
 
+    def _tell_of_ends(self, events: Sequence[MachineEvent]) -> None:
+        for _, fact in events:
+            if type(fact) is TaskFinished:
+                self.occurred(Occurrence.SEALED)
+
     def turn_soon(self) -> None:
         """See ``Process``; not before the turn under way is over."""
-        if self._acting is None:
+        if self._acting is None and not self.pauses:
             super().turn_soon()
 
     def _act_late(self, _: Event) -> None:
@@ -170,8 +198,36 @@ class Node(Process):
         outboxes, self._outboxes = self._outboxes, {}
         for to, messages in outboxes.items():
             self.send(self.where, to, messages)
-        if self.inbox:
+        if self.dead and self.number:
+            self.die()
+        elif self.inbox:
             self.turn_soon()
+
+    def slowed(self, span: Nanos) -> Nanos:
+        """Return how long takes here what usually takes ``span``."""
+        return span * self.slowness // 1000
+
+    def pause(self) -> None:
+        """Do nothing, as a stopped process, until as many :meth:`go_on`. What arrives waits."""
+        self.pauses += 1
+
+    def go_on(self) -> None:
+        """Take one :meth:`pause` back."""
+        self.pauses -= 1
+        if not self.pauses and not self.dead:
+            self.turn_soon()
+
+    def occurred(self, what: Occurrence) -> None:
+        """Something happened that faults may wait for."""
+        if self._cluster.occurred is not None:
+            self._cluster.occurred(what)
+
+    def answer_for_all(self, answer: Action, fact: Fact) -> Action:
+        """Return the answer to a question of a client here; those about tables and tasks are answered for the whole cluster."""
+        if type(answer) is ResolveQuestion and isinstance(fact, Asked) and len(self._cluster.hosts) > 1:
+            told = self._cluster.answer(fact.question)
+            return answer if told is None else ResolveQuestion(answer.request, told)
+        return answer
 
     def report(self, fact: Fact) -> None:
         """Take what the loop itself has seen, for the next step."""
@@ -206,6 +262,12 @@ class Node(Process):
     def client_lost(self, process: ProcessID) -> None:
         """A driver on this node has gone without a word."""
         self.report(ClientLost(process))
+
+    def kill_nth_worker(self, index: int) -> None:
+        """Kill the ``index``-th of the living workers, in the order of their start; nothing if there are fewer."""
+        numbers = list(self.workers)
+        if index < len(numbers):
+            self.kill_worker(numbers[index])
 
     def die(self) -> None:
         """End all processes of this node at once, as when its power fails: nothing of it is heard any more."""
@@ -265,7 +327,7 @@ class Node(Process):
     @performs(StartWorker)
     def _start_worker(self, action: StartWorker) -> None:
         self._starting[action.worker] = None
-        self.loop.call_at(self.loop.now + self.loop.costs.worker_start, partial(self._worker_started, action.worker))
+        self.loop.call_at(self.loop.now + self.slowed(self.loop.costs.worker_start), partial(self._worker_started, action.worker))
 
     @performs(KillWorker)
     def _kill_worker(self, action: KillWorker) -> None:
@@ -297,6 +359,11 @@ class Node(Process):
                 del self._fetches[attempt]
                 self.report(FetchFailed(action.object_id, attempt, f"node {node} is gone"))
 
+    @performs(ClosePeer)
+    def _close_peer(self, action: ClosePeer) -> None:
+        self.peer_died(action.node)
+
     @performs(StopHost)
     def _stop_host(self, action: StopHost) -> None:
+        """The head says its last words; another node that stops is gone with its workers once it has acted."""
         self.dead = True

@@ -71,6 +71,9 @@ class Network(Protocol):
     def forget(self, node: NodeID) -> None:
         """``node`` is dead: what is on its way to it is gone, and what it had not got out."""
 
+    def busy(self) -> bool:
+        """Tell whether something large, or slow, is on its way that will arrive."""
+
 
 class ConstantNetwork:
     """Every message takes ``latency``, whatever its size."""
@@ -85,6 +88,10 @@ class ConstantNetwork:
 
     def forget(self, node: NodeID) -> None:
         """See :class:`Network`. Messages are nowhere in particular here: what was sent arrives."""
+
+    def busy(self) -> bool:
+        """See :class:`Network`."""
+        return False
 
 
 class InstantNetwork(ConstantNetwork):
@@ -131,6 +138,8 @@ class Loop:
         self.running: strands.Strand | None = None
         self.stopped = False
         self.steps = 0
+        #: Sleeps and durations of user code that are not over.
+        self.timers = 0
         #: Hubs that wait to be needed again.
         self._parked: list[greenlet] = []
         self._spawner = greenlet(self._spawn, self.main)
@@ -140,6 +149,8 @@ class Loop:
         self.outside: dict[strands.Strand, Callable[[], bool]] = {}
         #: Called with nothing left to happen; returns the error for the waiting driver, or None if it has found something.
         self.on_empty: Callable[[], BaseException | None] = lambda: None
+        #: Called now and then; returns the error for the driver if it waits for what will never come.
+        self.on_look: Callable[[], BaseException | None] = lambda: None
         #: Called with an error of ours, which ends the session.
         self.on_failure: Callable[[BaseException], None] = lambda _: None
 
@@ -203,6 +214,9 @@ class Loop:
         for waiting, happened in list(self.outside.items()):
             if happened():
                 waiting.wake()
+        error = self.on_look()
+        if error is not None:
+            self._throw(error)
 
     def _nothing_left(self) -> None:
         error = self.on_empty()

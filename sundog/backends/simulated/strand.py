@@ -26,13 +26,15 @@ class WorkerKilled(BaseException):
 class Strand:
     """See the module. ``process`` is whose code it is; ``where`` the greenlet that it runs on."""
 
-    __slots__ = ("_ticket", "_waking", "doomed", "loop", "process", "session", "suspended", "where")
+    __slots__ = ("_ticket", "_waking", "doomed", "loop", "process", "session", "sleeping", "suspended", "where")
 
     def __init__(self, loop: Loop, process: ClientProcess, where: greenlet) -> None:
         self.loop = loop
         self.process = process
         self.where = where
         self.suspended = False
+        #: Suspended until a time.
+        self.sleeping = False
         #: The session that its code was in when it was last suspended.
         self.session: Session | None = None
         #: Its worker was killed, or the session is over: whatever it asks for, it is told so.
@@ -72,6 +74,8 @@ class Strand:
         self.suspended = True
         if until is not None:
             loop.call_at(until, partial(self._resume, self._ticket))
+            self.sleeping = True
+            loop.timers += 1
         event_loop = _take_event_loop()
         session = self.session = current.get()
         loop.running = None
@@ -79,12 +83,19 @@ class Strand:
             loop.enter()
         finally:
             self.suspended = False
+            self.sleeps_no_more()
             current.switch(session)
             loop.running = self
             if event_loop is not None:
                 _set_event_loop(event_loop)
         if self.doomed:
             raise WorkerKilled("the worker of this task was killed, or the session has ended")
+
+    def sleeps_no_more(self) -> None:
+        """It goes on, or never will."""
+        if self.sleeping:
+            self.sleeping = False
+            self.loop.timers -= 1
 
     def wake(self, _: Any = None) -> None:
         """End the suspension, if there is one, after everything else that happens at this instant already."""

@@ -15,6 +15,7 @@ from simpy.events import Event
 
 from sundog.backends.session import Session
 from sundog.backends.simulated.client_process import ClientProcess
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.strand import Strand
 from sundog.backends.task_body import Outcome, TaskBody
 from sundog.core import messages as msg
@@ -119,6 +120,7 @@ class Worker(ClientProcess):
         """Call a body. It may be suspended in here for any virtual time, while other frames of this worker take its turns."""
         self.run = run
         self.started = run.sequence
+        self.node.occurred(Occurrence.STARTED)
         self._ids, self._blocked, self._duration = None, 0, 0
         if self._session is None or self._body is None:
             self._session = Session(self, worker=True)
@@ -133,13 +135,15 @@ class Worker(ClientProcess):
         self.node.streams.forget(strand)
         if self.dead:
             return  # killed: nobody hears of it
-        took = loop.now - began - self._blocked + self._duration
+        took = loop.now - began - self._blocked + self.node.slowed(self._duration)
         if self._duration:
-            loop.call_at(loop.now + self._duration, lambda _: self._report_late(run, outcome, took))
+            loop.timers += 1
+            loop.call_at(loop.now + self.node.slowed(self._duration), lambda _: self._report_late(run, outcome, took))
         else:
             self._report(run, outcome, took)
 
     def _report_late(self, run: msg.RunTask, outcome: Outcome, took: Nanos) -> None:
+        self.loop.timers -= 1
         if not self.dead and self.run is run:
             self._report(run, outcome, took)
             self._work()
@@ -200,4 +204,5 @@ class Worker(ClientProcess):
         strand = self._strand
         if strand is not None:
             strand.doomed = True
+            strand.sleeps_no_more()
         return strand

@@ -20,6 +20,7 @@ from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.offers import Offers
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
 from sundog.core.task_record import TaskRecord, set_state
+from sundog.core.task_table import UNKNOWN_FUNCTION
 from sundog.core.units import Nanos
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
@@ -40,7 +41,8 @@ class ClusterScheduler(LocalScheduler):
         self.foreign: dict[TaskID, bool] = {}
         #: Others that are known: to the head all, to the rest the head.
         self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
-        self._offers = Offers(config, self.pool, self.resources, self.pipelines)
+        self.pipelines.others = bool(self._peers)
+        self._offers = Offers(config, self.pool, self.resources)
         #: When the head hears of this node's load; never while the head is alone.
         self._report_at: Nanos | None = None if head == here else 0
         self._reported_at: Nanos = 0
@@ -55,6 +57,8 @@ class ClusterScheduler(LocalScheduler):
     # -- the door ------------------------------
 
     def _decide(self, now: Nanos) -> None:
+        if self._peers:
+            self.pipelines.free_tails(now)
         super()._decide(now)
         if self._peers:
             offered = self._offers.choose(now)
@@ -67,7 +71,9 @@ class ClusterScheduler(LocalScheduler):
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        due = (super().next_deadline(), self._report_at, self._offers.again_at if self._peers else None)
+        due = [super().next_deadline(), self._report_at]
+        if self._peers:
+            due += [self._offers.again_at, self.pipelines.next_tail()]
         times = [time for time in due if time is not None]
         return max(min(times), self._now + 1) if times else None
 
@@ -138,12 +144,15 @@ class ClusterScheduler(LocalScheduler):
         if spec.arguments.offset >= 0:
             missing[arguments_id(spec.task_id)] = _ARGUMENTS
         values: list[Value | None] = [None] * len(spec.dependencies)
-        record = TaskRecord(spec, fact.submitter, self._order, values=values, missing=missing, starts=fact.starts, assigned=True)
+        function = self.pipelines.functions.get(spec.function_id)
+        record = TaskRecord(
+            spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
+        )
         self.tasks[spec.task_id] = record
         self.foreign[spec.task_id] = fact.rebuild
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
-        if spec.function_id not in self.pipelines.functions:
+        if function is None:
             self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this session")
         elif missing:
             self._await(record)
@@ -188,8 +197,10 @@ class ClusterScheduler(LocalScheduler):
         super()._on_node_joined(sender, fact)
         if fact.node != self._node:
             self._peers[fact.node] = None
+            self.pipelines.others = True
             if self._report_at is None:
                 self._report_at = self._now
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         self._peers.pop(fact.node, None)
+        self.pipelines.others = bool(self._peers)

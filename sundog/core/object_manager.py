@@ -53,7 +53,7 @@ class ObjectManager:
     """See the module. ``scheduler`` is the address of the host itself: its local scheduler hears what is sent there."""
 
     HEARS: tuple[type[Fact], ...] = (
-        msg.TaskSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken,
+        msg.TaskSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.TasksRetired, msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken,
         msg.HoldsReleased, msg.PinsReturned, msg.PinsTaken, msg.PinsRevoked, msg.IDsEscaped, msg.ObjectsWanted,
         msg.ObjectsPolled, msg.ObjectsNeeded, msg.TaskBlocked, msg.ExtentWanted, msg.ExtentReturned, msg.SessionEnding,
         ev.WorkerLost, ev.ClientLost,
@@ -89,6 +89,7 @@ class ObjectManager:
             msg.TaskSubmitted: self._on_task_submitted,
             msg.TaskDeclared: self._on_task_declared,
             msg.TaskRetired: self._on_task_retired,
+            msg.TasksRetired: self._on_tasks_retired,
             msg.ResultsRefused: self._on_results_refused,
             msg.ObjectPut: self._on_object_put,
             msg.HoldsTaken: self._on_holds_taken,
@@ -233,6 +234,10 @@ class ObjectManager:
             self._let_go([*held.dependencies, *held.contained])
             if held.arguments.offset >= 0:
                 self._releases += self.ledger.free(arguments_id(held.task_id))
+
+    def _on_tasks_retired(self, sender: Address, fact: msg.TasksRetired) -> None:
+        for retired in fact.tasks:
+            self._on_task_retired(sender, retired)
 
     def _on_results_refused(self, sender: Address, fact: msg.ResultsRefused) -> None:
         for result in fact.results:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from typing import Any
 
 from sundog.backends.simulated.workloads.workload import Get, Workload
 from sundog.core.errors import InvariantViolation
@@ -23,12 +24,13 @@ class Measures:
     """The record of one run of ``workload`` on nodes that have ``shapes``. Times are virtual nanoseconds from the run's start.
 
     The engine calls the methods, in any order between tasks but with the times of one task in order: ``submitted``, then
-    ``started``, any number of ``blocked`` and ``resumed``, then ``finished``; after ``lost`` it is started again. It adds to the
-    counters itself: ``measures.steps += 1``, ``measures.spilled_out[node] += 1``.
+    ``started``, any number of ``blocked`` and ``resumed``, then ``finished``; after ``lost`` it is started again. A value that is
+    put is submitted, started and finished at the same time. To the counters the engine adds itself: ``measures.steps += 1``,
+    ``measures.spilled_out[node] += 1``.
     """
 
     __slots__ = (
-        "attempts", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
+        "_ready", "attempts", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
         "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
         "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "seconds", "shapes",
         "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at", "submitted_count",
@@ -88,6 +90,7 @@ class Measures:
         #: When the run was over, and how many real seconds it took.
         self.ended_at: Nanos = 0
         self.seconds = 0.0
+        self._ready: array[int] | None = None
 
     # --- what the engine calls for tasks ------------------------------------------------------------------------------
 
@@ -158,18 +161,23 @@ class Measures:
         """The run is over at ``now``, after so many real seconds."""
         self.ended_at = now
         self.seconds = seconds
+        self._ready = None
 
     # --- what follows from it -----------------------------------------------------------------------------------------
 
     def ready_at(self) -> array[int]:
-        """Return, by task, when it could have begun: it was submitted and its last input's task had finished; NEVER if that
-        did not come. Where that input was, and how long it travels, is no matter: to wait for it is queueing."""
+        """Return, by task, when it could have begun: it was submitted, and its last input's task had finished; NEVER if that did
+        not come. Where the input was and how long it travels is no matter: to wait for it is queueing. To be called after
+        ``close``."""
+        if self._ready is not None:
+            return self._ready
         finished = self.finished_at
         found = array("q", self.submitted_at)
         for index, task in enumerate(self.workload.tasks):
             if task.inputs and found[index] != NEVER:
                 times = [finished[producer] for producer, _ in task.inputs]
                 found[index] = NEVER if min(times) == NEVER else max(found[index], *times)
+        self._ready = found
         return found
 
     def makespan(self) -> Nanos:
@@ -177,6 +185,20 @@ class Measures:
         if not self.finished_count:
             return 0
         return max(self.finished_at) - min([at for at in self.submitted_at if at != NEVER], default=0)
+
+    def busy_at_end(self) -> list[int]:
+        """Return, by node, CPU shares times nanoseconds that tasks computed, with those that were still at it at the end."""
+        found = list(self.busy)
+        if self.finished_count < self.submitted_count:
+            for index in self.unfinished():
+                # One that waits has its last wait taken away and not yet given back.
+                if self.started_at[index] != NEVER and self.blocked_for[index] >= 0:
+                    found[self.node[index]] += self.share[index] * self.ended_at
+        return found
+
+    def waits(self) -> bool:
+        """Tell whether any body waits in get: when it goes on, it may for a while use CPUs that nobody has."""
+        return any(isinstance(step, Get) for task in self.workload.tasks for step in task.steps)
 
     def unfinished(self) -> list[int]:
         """Return the tasks that have not finished."""
@@ -198,57 +220,62 @@ class Measures:
         self._check_bytes()
 
     def _check_lives(self) -> None:
-        ready = self.ready_at()
-        for index, end in enumerate(self.finished_at):
-            if end == NEVER:
-                continue
-            start = self.started_at[index]
-            took = end - start - self.blocked_for[index]
-            duration = self.workload.tasks[index].duration
-            if not 0 <= self.submitted_at[index] <= ready[index] <= start <= end or end > self.ended_at or took < duration:
-                raise InvariantViolation(
-                    f"{self.workload.name_of(index)}: submitted {self.submitted_at[index]}, ready {ready[index]}, started {start}, "
-                    f"finished {end}, blocked for {self.blocked_for[index]} ns of them, run over at {self.ended_at}; its duration "
-                    f"is {duration} ns: these are no order of a life"
-                )
+        import numpy as np
+
+        submitted, started, finished = whole(self.submitted_at), whole(self.started_at), whole(self.finished_at)
+        ready = whole(self.ready_at())
+        took = finished - started - whole(self.blocked_for)
+        durations = np.fromiter([task.duration for task in self.workload.tasks], np.int64, len(finished))
+        ordered = (submitted >= 0) & (submitted <= ready) & (ready <= started) & (started <= finished)
+        wrong = (finished != NEVER) & ~(ordered & (finished <= self.ended_at) & (took >= durations))
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise InvariantViolation(
+                f"{self.workload.name_of(index)}: submitted {submitted[index]}, ready {ready[index]}, started {started[index]}, "
+                f"finished {finished[index]}, blocked for {self.blocked_for[index]} ns of them, run over at {self.ended_at}; its "
+                f"duration is {durations[index]} ns: these are no order of a life"
+            )
 
     def _check_little(self) -> None:
-        begun = [index for index, at in enumerate(self.submitted_at) if at != NEVER]
-        if len(begun) != self.submitted_count:
-            raise InvariantViolation(f"{self.submitted_count} submissions of {len(begun)} tasks: one was submitted twice")
-        done = [index for index in begun if self.finished_at[index] != NEVER]
-        if len(done) != self.finished_count:
-            raise InvariantViolation(f"{self.finished_count} ends of {len(done)} tasks: one ended twice, or was never submitted")
-        responses = sum([self.finished_at[index] - self.submitted_at[index] for index in done])
-        # Those that are still in the system have been there until now.
-        present = sum([self.submitted_at[index] for index in begun if self.finished_at[index] == NEVER])
-        if responses != self.in_system + present:
+        submitted, finished = whole(self.submitted_at), whole(self.finished_at)
+        begun, done = submitted != NEVER, (submitted != NEVER) & (finished != NEVER)
+        if int(begun.sum()) != self.submitted_count:
+            raise InvariantViolation(f"{self.submitted_count} submissions of {begun.sum()} tasks: one was submitted twice")
+        if int(done.sum()) != self.finished_count or int((finished != NEVER).sum()) != self.finished_count:
+            raise InvariantViolation(f"{self.finished_count} ends of {done.sum()} tasks: one ended twice, or was never submitted")
+        responses = exact_sum(finished[done] - submitted[done])
+        # Those that are still in the system were never counted out of it.
+        number = self.in_system + exact_sum(submitted[begun & ~done])
+        if responses != number:
             raise InvariantViolation(
-                f"Little's law: response times come to {responses} ns, the number in the system to {self.in_system + present} ns"
+                f"Little's law: response times come to {responses} ns, the number in the system over time to {number} ns"
             )
 
     def _check_busy(self) -> None:
-        computed = list(self.wasted)
-        open_ended = [0] * len(computed)
-        for index, start in enumerate(self.started_at):
-            if start == NEVER:
-                continue
-            node, share, end = self.node[index], self.share[index], self.finished_at[index]
-            if end == NEVER:
-                open_ended[node] += 1
-            else:
-                computed[node] += share * (end - start - self.blocked_for[index])
-        waits = any(isinstance(step, Get) for task in self.workload.tasks for step in task.steps)
+        import numpy as np
+
+        nodes = np.frombuffer(self.node, np.int32)
+        started, finished, shares = whole(self.started_at), whole(self.finished_at), whole(self.share)
+        spans = finished - started - whole(self.blocked_for)
+        done = (started != NEVER) & (finished != NEVER) & (shares > 0)
+        order = np.flatnonzero(done)
+        order = order[np.argsort(nodes[order], kind="stable")]
+        bounds = np.searchsorted(nodes[order], np.arange(len(self.busy) + 1))
+        running = set(nodes[(started != NEVER) & (finished == NEVER)].tolist())
+        overdraws = self.waits()
         for node, busy in enumerate(self.busy):
-            if open_ended[node]:
+            if node in running:
                 continue
-            if busy != computed[node]:
+            mine = order[bounds[node] : bounds[node + 1]]
+            computed = self.wasted[node]
+            for share in np.unique(shares[mine]).tolist():
+                computed += share * exact_sum(spans[mine[shares[mine] == share]])
+            if busy != computed:
                 raise InvariantViolation(
-                    f"node {node}: tasks computed {computed[node]} CPU share ns on it, it was busy for {busy}; differ by "
-                    f"{busy - computed[node]}"
+                    f"node {node}: tasks computed {computed} CPU share ns on it, it was busy for {busy}; they differ by "
+                    f"{busy - computed}"
                 )
-            # A task that resumes may take more CPUs than there are, for a while; no other may.
-            if not waits and busy > self.capacity[node] * self.ended_at:
+            if not overdraws and busy > self.capacity[node] * self.ended_at:
                 raise InvariantViolation(
                     f"node {node}: busy for {busy} CPU share ns, and all its CPUs for the {self.ended_at} ns of the run are "
                     f"{self.capacity[node] * self.ended_at}"
@@ -266,3 +293,15 @@ class Measures:
                 raise InvariantViolation(
                     f"node {node}: {stored} bytes came into its store, {self.freed[node]} left it, {self.resident[node]} are in it"
                 )
+
+
+def whole(numbers: array[int]) -> Any:
+    """Return ``numbers`` (of type q) as a numpy array that shares their memory."""
+    import numpy as np
+
+    return np.frombuffer(numbers, np.int64)
+
+
+def exact_sum(numbers: Any) -> int:
+    """Return the sum of a numpy array of whole numbers, however large it is."""
+    return (int((numbers >> 32).sum()) << 32) + int((numbers & 0xFFFFFFFF).sum())

@@ -108,7 +108,8 @@ class LocalScheduler(TaskTable):
             self._cancellations.settle(self.tasks, self._cancel, actions)
         if self.blocking.resumable:
             actions += self.blocking.resume(now)
-        pipelines.follow(now)
+        if pipelines.followed:
+            pipelines.follow(now)
         short = False
         for shape, queue in self._queues.in_order(self.resources, now):
             short = self._run_ready(shape, queue, now) or short

@@ -47,7 +47,7 @@ class Pipelines:
         self.functions: dict[FunctionID, FunctionRecord] = {}
         #: Workers with more than one task; and those with followers.
         self._deep: dict[ProcessID, WorkerRecord] = {}
-        self._followed: dict[ProcessID, WorkerRecord] = {}
+        self.followed: dict[ProcessID, WorkerRecord] = {}
         #: Workers to which this step dispatches; and what must be said before.
         self._dispatching: list[WorkerRecord] = []
         self._before: list[Action] = []
@@ -97,7 +97,7 @@ class Pipelines:
     def may_follow(self, worker: WorkerRecord, record: TaskRecord) -> None:
         """``record`` waits for something that is in the worker's pipeline: it may go there too, when there is room (P5)."""
         worker.followers.append(record)
-        self._followed[worker.worker] = worker
+        self.followed[worker.worker] = worker
 
     def _introduce(self, worker: WorkerRecord, spec: TaskSpec, function: FunctionRecord) -> None:
         """See that the worker has the function, and count its calls where they are limited."""
@@ -129,13 +129,13 @@ class Pipelines:
     def follow(self, now: Nanos) -> None:
         """Dispatch tasks behind those whose returns they need, where there is room (P5)."""
         empty = []
-        for number, worker in self._followed.items():
+        for number, worker in self.followed.items():
             if worker.pipeline and worker.state is WorkerState.LEASED and not self._half_full(worker):
                 self._follow(worker, now)
             if not worker.followers:
                 empty.append(number)
         for number in empty:
-            del self._followed[number]
+            del self.followed[number]
 
     def _follow(self, worker: WorkerRecord, now: Nanos) -> None:
         followers = worker.followers
@@ -222,7 +222,7 @@ class Pipelines:
     def lost(self, worker: WorkerRecord) -> None:
         """The worker is gone: nothing is behind its head, and nothing follows."""
         self._deep.pop(worker.worker, None)
-        self._followed.pop(worker.worker, None)
+        self.followed.pop(worker.worker, None)
 
     def reclaim(self, worker: WorkerRecord, count: int) -> None:
         """Ask for the tokens of up to ``count`` tasks at the end of the pipeline."""

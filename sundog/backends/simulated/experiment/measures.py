@@ -30,8 +30,8 @@ class Measures:
     """
 
     __slots__ = (
-        "_ready", "attempts", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
-        "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
+        "_ready", "attempts", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received",
+        "bytes_remote", "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
         "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "seconds", "shapes",
         "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at", "submitted_count",
         "wasted", "worker", "workload",

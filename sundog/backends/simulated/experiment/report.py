@@ -126,7 +126,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         response, queueing = _times(measures, first, last)
         found = cls(
             workload=workload.name,
-            cluster=cluster or f"{len(measures.shapes)} nodes, {cpus / UNIT:g} CPUs",
+            cluster=cluster or f"{len(measures.shapes)} node{'s' if len(measures.shapes) > 1 else ''}, {cpus / UNIT:g} CPUs",
             policy=policy,
             seed=seed,
             digest=digest,

@@ -1,4 +1,4 @@
-"""What is written down while a workload runs: compactly by task and node, a store or two for each thing that happens.
+"""What is written down while a workload runs: compactly by task and node, some stores for each thing that happens.
 
 Sums over time are kept without a clock: a level that goes up by x at time t adds ``-x * t``, and ``x * t`` when it comes down
 again, so that what remains at the end is the integral of the level. They are kept apart from what is stored by task, and
@@ -7,7 +7,6 @@ again, so that what remains at the end is the integral of the level. They are ke
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,32 +29,32 @@ class Measures:
     """
 
     __slots__ = (
-        "_ready", "attempts", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received",
-        "bytes_remote", "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
-        "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "seconds", "shapes",
-        "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at", "submitted_count",
-        "wasted", "worker", "workload",
+        "_ready", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
+        "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
+        "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "retries", "seconds",
+        "shapes", "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at",
+        "submitted_count", "wasted", "worker", "workload",
     )  # fmt: skip
 
     def __init__(self, workload: Workload, shapes: Sequence[Shape]) -> None:
         count, nodes = len(workload), len(shapes)
         self.workload = workload
         self.shapes = tuple(shapes)
-        # By task.
-        self.submitted_at = array("q", [NEVER]) * count
+        # By task. Lists, since a store into one takes a fifth of that into an array.
+        self.submitted_at = [NEVER] * count
         #: The body of the last attempt began.
-        self.started_at = array("q", [NEVER]) * count
+        self.started_at = [NEVER] * count
         #: The body returned whose result counts.
-        self.finished_at = array("q", [NEVER]) * count
-        #: How long the last attempt waited in get.
-        self.blocked_for = array("q", [0]) * count
-        self.node = array("i", [NEVER]) * count
-        self.worker = array("i", [NEVER]) * count
-        #: How often its body began.
-        self.attempts = array("I", [0]) * count
+        self.finished_at = [NEVER] * count
+        self.node = [NEVER] * count
+        self.worker = [NEVER] * count
+        #: How long the last attempt waited in get, by those that did.
+        self.blocked_for: dict[int, Nanos] = {}
+        #: How many of its attempts were lost, by those that lost any.
+        self.retries: dict[int, int] = {}
         #: The CPU shares that it holds while it computes.
         by_shape: dict[Shape, int] = {one: dict(one).get(CPU, 0) for one in {task.resources for task in workload}}
-        self.share = array("q", [by_shape[task.resources] for task in workload])
+        self.share = [by_shape[task.resources] for task in workload]
         # By node.
         self.capacity = [dict(one).get(CPU, 0) for one in shapes]
         #: CPU shares times nanoseconds, while tasks compute. With a task under way, no number that means anything.
@@ -90,7 +89,7 @@ class Measures:
         #: When the run was over, and how many real seconds it took.
         self.ended_at: Nanos = 0
         self.seconds = 0.0
-        self._ready: array[int] | None = None
+        self._ready: list[Nanos] | None = None
 
     # --- what the engine calls for tasks ------------------------------------------------------------------------------
 
@@ -105,12 +104,11 @@ class Measures:
         self.started_at[index] = now
         self.node[index] = node
         self.worker[index] = worker
-        self.attempts[index] += 1
         self.busy[node] -= self.share[index] * now
 
     def blocked(self, index: int, now: Nanos) -> None:
         """Its body waits in get and has given its CPUs back."""
-        self.blocked_for[index] -= now
+        self.blocked_for[index] = self.blocked_for.get(index, 0) - now
         self.busy[self.node[index]] += self.share[index] * now
 
     def resumed(self, index: int, now: Nanos) -> None:
@@ -128,13 +126,14 @@ class Measures:
     def lost(self, index: int, now: Nanos, blocked: bool = False) -> None:
         """The attempt is over and its result does not count: the worker or its node died. ``blocked``: it waited in get then."""
         node, share = self.node[index], self.share[index]
+        waited = self.blocked_for.pop(index, 0)
         if blocked:
-            self.blocked_for[index] += now
+            waited += now
         else:
             self.busy[node] += share * now
-        self.wasted[node] += share * (now - self.started_at[index] - self.blocked_for[index])
-        self.blocked_for[index] = 0
+        self.wasted[node] += share * (now - self.started_at[index] - waited)
         self.started_at[index] = NEVER
+        self.retries[index] = self.retries.get(index, 0) + 1
 
     # --- for stores and fetches ---------------------------------------------------------------------------------------
 
@@ -165,14 +164,14 @@ class Measures:
 
     # --- what follows from it -----------------------------------------------------------------------------------------
 
-    def ready_at(self) -> array[int]:
+    def ready_at(self) -> list[Nanos]:
         """Return, by task, when it could have begun: it was submitted, and its last input's task had finished; NEVER if that did
         not come. Where the input was and how long it travels is no matter: to wait for it is queueing. To be called after
         ``close``."""
         if self._ready is not None:
             return self._ready
         finished = self.finished_at
-        found = array("q", self.submitted_at)
+        found = list(self.submitted_at)
         for index, task in enumerate(self.workload.tasks):
             if task.inputs and found[index] != NEVER:
                 times = [finished[producer] for producer, _ in task.inputs]
@@ -192,7 +191,7 @@ class Measures:
         if self.finished_count < self.submitted_count:
             for index in self.unfinished():
                 # One that waits has its last wait taken away and not yet given back.
-                if self.started_at[index] != NEVER and self.blocked_for[index] >= 0:
+                if self.started_at[index] != NEVER and self.blocked_for.get(index, 0) >= 0:
                     found[self.node[index]] += self.share[index] * self.ended_at
         return found
 
@@ -224,7 +223,7 @@ class Measures:
 
         submitted, started, finished = whole(self.submitted_at), whole(self.started_at), whole(self.finished_at)
         ready = whole(self.ready_at())
-        took = finished - started - whole(self.blocked_for)
+        took = finished - started - self._waited()
         durations = np.fromiter([task.duration for task in self.workload.tasks], np.int64, len(finished))
         ordered = (submitted >= 0) & (submitted <= ready) & (ready <= started) & (started <= finished)
         wrong = (finished != NEVER) & ~(ordered & (finished <= self.ended_at) & (took >= durations))
@@ -232,9 +231,17 @@ class Measures:
             index = int(wrong.argmax())
             raise InvariantViolation(
                 f"{self.workload.name_of(index)}: submitted {submitted[index]}, ready {ready[index]}, started {started[index]}, "
-                f"finished {finished[index]}, blocked for {self.blocked_for[index]} ns of them, run over at {self.ended_at}; its "
+                f"finished {finished[index]}, blocked for {self.blocked_for.get(index, 0)} ns of them, run over at {self.ended_at}; its "
                 f"duration is {durations[index]} ns: these are no order of a life"
             )
+
+    def _waited(self) -> Any:
+        import numpy as np
+
+        found = np.zeros(len(self.node), np.int64)
+        for index, span in self.blocked_for.items():
+            found[index] = span
+        return found
 
     def _check_little(self) -> None:
         submitted, finished = whole(self.submitted_at), whole(self.finished_at)
@@ -254,9 +261,9 @@ class Measures:
     def _check_busy(self) -> None:
         import numpy as np
 
-        nodes = np.frombuffer(self.node, np.int32)
+        nodes = whole(self.node)
         started, finished, shares = whole(self.started_at), whole(self.finished_at), whole(self.share)
-        spans = finished - started - whole(self.blocked_for)
+        spans = finished - started - self._waited()
         done = (started != NEVER) & (finished != NEVER) & (shares > 0)
         order = np.flatnonzero(done)
         order = order[np.argsort(nodes[order], kind="stable")]
@@ -295,11 +302,11 @@ class Measures:
                 )
 
 
-def whole(numbers: array[int]) -> Any:
-    """Return ``numbers`` (of type q) as a numpy array that shares their memory."""
+def whole(numbers: Sequence[int]) -> Any:
+    """Return ``numbers`` as a numpy array."""
     import numpy as np
 
-    return np.frombuffer(numbers, np.int64)
+    return np.array(numbers, np.int64)
 
 
 def exact_sum(numbers: Any) -> int:

@@ -149,7 +149,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
                 ]
             ),
             wasted=sum(measures.wasted) / UNIT / SECOND,
-            retries=sum(measures.attempts) - sum([count > 0 for count in measures.attempts]),
+            retries=sum(measures.retries.values()),
             fetches=measures.fetches,
             bytes_moved=sum(measures.bytes_received),
             evictions=sum(measures.evictions),

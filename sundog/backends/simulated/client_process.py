@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sundog.backends import current
 from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.simulated.charges import ChargedArena, Charges
 from sundog.backends.simulated.sim_loop import Process
 from sundog.backends.simulated.virtual_time import strand_of_thread
 from sundog.backends.waiter import Waiter, Waiters
@@ -46,6 +47,11 @@ class ClientProcess(Process):
         self.node = node
         self.config = node.config
         self.arena: Arena = node.store  # type: ignore[assignment]  # where there is user code, it holds real bytes
+        #: What its own work costs; None: nothing.
+        self.charges: Charges | None = None
+        if node.profile is not None and node.cores is not None:
+            self.charges = Charges(self, node.profile, node.cores, worker=worker)
+            self.arena = ChargedArena(self.arena, self.charges)
         self.host_address = address(node_of(where), HOST)
         self.client = Client(node.config, where, self.host_address, worker=worker)
         self.facts: deque[Any] = deque()
@@ -184,6 +190,8 @@ class ClientProcess(Process):
     def submitted(self) -> None:
         """See ``base.Port``."""
         self.check_open()
+        if self.charges is not None:
+            self.charges.submission(self.facts)
         if self.paused:
             self._wait_for_room()
         if self._flush_at is None:
@@ -193,6 +201,8 @@ class ClientProcess(Process):
     def kick(self) -> None:
         """See ``base.Port``."""
         if not self.dead:
+            if self.charges is not None:
+                self.charges.submission(self.facts)
             self.turn_soon()
 
     def ask(self, fact: Any) -> Action:
@@ -204,8 +214,11 @@ class ClientProcess(Process):
         try:
             self.facts.append(fact)
             self.turn()
+            asleep = waiter.answer is None
             while waiter.answer is None:
                 strand.suspend()
+            if self.charges is not None:
+                self.charges.answer(waiter.answer, asleep)
         except BaseException:
             self._abandon(fact.request, waiter)
             raise
@@ -229,6 +242,8 @@ class ClientProcess(Process):
         session = current.get()
 
         def answered(answer: Action) -> None:
+            if self.charges is not None:
+                self.charges.answer(answer, False)
             loop = self.loop
             running, before = loop.running, current.get()
             loop.running = None

@@ -9,11 +9,15 @@
 [0, 1, 4, 9]
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sundog.api.cluster import available_resources, cluster_resources, explain, nodes, table
 from sundog.api.collections import as_completed, cancel, map
 from sundog.api.get_put_wait import get, put, wait
 from sundog.api.lifecycle import init, is_initialized, shutdown
 from sundog.api.remote import RemoteFunction, remote
+from sundog.api.simulate import simulate
 from sundog.api.sleep import sleep
 from sundog.backends.exceptions import (
     DeadlockError,
@@ -33,6 +37,9 @@ from sundog.backends.exceptions import (
     WorkerCrashedError,
 )
 from sundog.backends.object_ref import ObjectID, ObjectRef
+
+if TYPE_CHECKING:
+    from sundog.backends.simulated import workloads
 
 __version__ = "0.1.0"
 
@@ -68,7 +75,16 @@ __all__ = [
     "put",
     "remote",
     "shutdown",
+    "simulate",
     "sleep",
     "table",
     "wait",
+    "workloads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what only simulations need when it is first asked for."""
+    if name == "workloads":
+        return import_module("sundog.backends.simulated.workloads")
+    raise AttributeError(f"module 'sundog' has no attribute {name!r}")

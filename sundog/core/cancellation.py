@@ -26,7 +26,7 @@ class Cancellations:
     """Requests to cancel that wait for workers' answers. Normally empty, and then it costs nothing."""
 
     def __init__(self) -> None:
-        self._pending: list[_Pending] = []
+        self.pending: list[_Pending] = []
 
     def ask(self, client: Address, fact: msg.CancelRequested, tasks: dict[TaskID, TaskRecord]) -> list[WorkerRecord]:
         """Take a request; returns the workers from whose pipelines tasks have to be reclaimed first."""
@@ -36,15 +36,15 @@ class Cancellations:
             worker = record.worker if record is not None else None
             if record is not None and worker is not None and worker.pipeline[0] is not record:
                 workers[worker.worker] = worker
-        self._pending.append(_Pending(client, fact.request, fact.object_ids, list(workers.values())))
+        self.pending.append(_Pending(client, fact.request, fact.object_ids, list(workers.values())))
         return list(workers.values())
 
     def settle(self, tasks: dict[TaskID, TaskRecord], cancel: Callable[[TaskRecord], bool], actions: list[Action]) -> None:
         """Answer the requests whose workers have all answered. ``cancel`` fails a task if it has not started."""
-        if not self._pending:
+        if not self.pending:
             return
         still: list[_Pending] = []
-        for pending in self._pending:
+        for pending in self.pending:
             if any(worker.reclaiming for worker in pending.workers):
                 still.append(pending)
                 continue
@@ -56,4 +56,4 @@ class Cancellations:
                 if record.state is not TaskState.FINISHED and cancel(record):
                     cancelled.append(object_id)
             actions.append(Send(pending.client, msg.CancelAnswered(pending.request, tuple(cancelled))))
-        self._pending = still
+        self.pending = still

@@ -35,7 +35,7 @@ from sundog.core.actions import (
 from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import Address, ObjectID, TaskID, return_ids
+from sundog.core.ids import FIRST_RETURN, Address, ObjectID, TaskID, return_ids
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.task import Failure, FailureKind, Value
 from sundog.core.units import Nanos, seconds
@@ -137,8 +137,9 @@ class Client:
         handlers = self._handlers
         for _, fact in events:
             handlers[type(fact)](fact)
-        for key in self._deadlines.pop_due(now):
-            self._on_deadline(*key)
+        if self._deadlines:
+            for key in self._deadlines.pop_due(now):
+                self._on_deadline(*key)
         return self._speak()
 
     def next_deadline(self) -> Nanos | None:
@@ -153,13 +154,13 @@ class Client:
 
     def _speak(self) -> list[Action]:
         """Turn what this step gathered into actions, in the order that P4 needs: holds, messages, pins, releases."""
-        send, host = self._actions.append, self._host
         gathered: list[Fact] = []
         if self._taken:
             gathered.append(msg.HoldsTaken(tuple(self._taken)))
             self._taken = []
-        gathered.extend(self._messages)
-        self._messages = []
+        if self._messages:
+            gathered += self._messages
+            self._messages = []
         if self._wanted:
             gathered.append(msg.ObjectsWanted(tuple(self._wanted), deliver=True))
             self._wanted = []
@@ -170,16 +171,17 @@ class Client:
             gathered.append(msg.PinsReturned(tuple(self._pins)))
             self._pins = []
         if self._unreferenced:
-            released = tuple([o for o in self._unreferenced if self.references.get(o) == 0])
+            references, known = self.references, self._ready
+            released = [o for o in self._unreferenced if references.get(o) == 0]
             self._unreferenced = {}
             if released:
                 for object_id in released:
-                    del self.references[object_id]
-                    self._ready.pop(object_id, None)
-                gathered.append(msg.HoldsReleased(released))
+                    del references[object_id]
+                    known.pop(object_id, None)
+                gathered.append(msg.HoldsReleased(tuple(released)))
         if self._closed is None:
-            for message in gathered:
-                send(Send(host, message))
+            host = self._host
+            self._actions += [Send(host, message) for message in gathered]
         actions, self._actions = self._actions, []
         return actions
 
@@ -203,9 +205,13 @@ class Client:
             self._unreferenced[object_id] = None
 
     def _on_task_submitted(self, fact: msg.TaskSubmitted) -> None:
-        references = self.references
-        for object_id in return_ids(fact.spec.task_id, fact.spec.return_count):
+        references, spec = self.references, fact.spec
+        if spec.return_count == 1:
+            object_id = ObjectID(spec.task_id + FIRST_RETURN)
             references[object_id] = references.get(object_id, 0) + 1
+        else:
+            for object_id in return_ids(spec.task_id, spec.return_count):
+                references[object_id] = references.get(object_id, 0) + 1
         self._messages.append(fact)
 
     def _on_object_put(self, fact: msg.ObjectPut) -> None:
@@ -229,9 +235,16 @@ class Client:
             object_ids=fact.object_ids, missing=missing, missing_allowed=0, deadline=fact.deadline,
             task=fact.task, deliver=True, asked_at=self._now, values={},
         )  # fmt: skip
-        self._requests[fact.request] = request
-        for object_id in missing:
-            self._subscribe(self._delivering, self._wanted, object_id, fact.request)
+        number = fact.request
+        self._requests[number] = request
+        delivering, wanted = self._delivering, self._wanted
+        for object_id in missing:  # as in _subscribe
+            waiting = delivering.get(object_id)
+            if waiting is None:
+                delivering[object_id] = [number]
+                wanted.append(object_id)
+            else:
+                waiting.append(number)
         self._begin_waiting(fact.request, request)
 
     def _on_wait_requested(self, fact: ev.WaitRequested) -> None:
@@ -305,32 +318,34 @@ class Client:
     # -- what the node says ------------------------------
 
     def _on_objects_ready(self, fact: msg.ObjectsReady) -> None:
+        references, known = self.references, self._ready
         for ready in fact.objects:
-            object_id = ready.object_id
-            if object_id in self.references:
-                self._ready[object_id] = None
-            if ready.value is None:
+            object_id, value = ready.object_id, ready.value
+            if object_id in references:
+                known[object_id] = None
+            if value is None:
                 for number in self._watching.pop(object_id, ()):
                     self._arrived(number, object_id, None)
+            elif value.offset < 0:
+                for number in self._delivering.pop(object_id, ()):
+                    self._arrived(number, object_id, value)
             else:
-                self._deliver(object_id, ready.value)
+                self._deliver(object_id, value)
 
     def _deliver(self, object_id: ObjectID, value: Value) -> None:
-        """Hand one delivered value to all who wait for it. Its one grant goes to the first; the rest ask again."""
+        """Hand one value that lies in the arena to the first who waits for it, with its one grant; the rest ask again."""
         waiting = [n for n in self._delivering.pop(object_id, ()) if n in self._requests]
-        pinned = value.offset >= 0
-        if not waiting and pinned:
+        if not waiting:
             self._pins.append(object_id)
-        for number in waiting[1:] if pinned else ():
+            return
+        for number in waiting[1:]:
             self._subscribe(self._delivering, self._wanted, object_id, number)
-        for number in waiting[:1] if pinned else waiting:
-            self._arrived(number, object_id, value)
+        self._arrived(waiting[0], object_id, value)
 
     def _arrived(self, number: int, object_id: ObjectID, value: Value | None) -> None:
         request = self._requests.get(number)
-        if request is None or object_id not in request.missing:
+        if request is None or request.missing.pop(object_id, 0) is not None:
             return
-        del request.missing[object_id]
         if value is not None:
             request.values[object_id] = value
         if len(request.missing) <= request.missing_allowed and not request.blocked:

@@ -20,6 +20,7 @@ from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.offers import Offers
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
 from sundog.core.task_record import TaskRecord, set_state
+from sundog.core.task_table import UNKNOWN_FUNCTION
 from sundog.core.units import Nanos
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
@@ -41,7 +42,7 @@ class ClusterScheduler(LocalScheduler):
         #: Others that are known: to the head all, to the rest the head.
         self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
         self.pipelines.others = bool(self._peers)
-        self._offers = Offers(config, self.pool, self.resources, self.pipelines)
+        self._offers = Offers(config, self.pool, self.resources)
         #: When the head hears of this node's load; never while the head is alone.
         self._report_at: Nanos | None = None if head == here else 0
         self._reported_at: Nanos = 0
@@ -145,12 +146,15 @@ class ClusterScheduler(LocalScheduler):
         if spec.arguments.offset >= 0:
             missing[arguments_id(spec.task_id)] = _ARGUMENTS
         values: list[Value | None] = [None] * len(spec.dependencies)
-        record = TaskRecord(spec, fact.submitter, self._order, values=values, missing=missing, starts=fact.starts, assigned=True)
+        function = self.pipelines.functions.get(spec.function_id)
+        record = TaskRecord(
+            spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
+        )
         self.tasks[spec.task_id] = record
         self.foreign[spec.task_id] = fact.rebuild
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
-        if spec.function_id not in self.pipelines.functions:
+        if function is None:
             self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this session")
         elif missing:
             self._await(record)

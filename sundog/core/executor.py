@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from sundog.core.ids import ObjectID, return_ids
+from sundog.core.ids import TaskID, producer_of, return_index
 from sundog.core.machine import Fact
 from sundog.core.messages import Result, RunTask, RunTasks, TasksDropped, TasksForgotten, TaskSkipped
 from sundog.core.task import Value
@@ -25,18 +25,17 @@ class Executor:
 
     def __init__(self) -> None:
         self.queue: deque[RunTask] = deque()
-        #: Values that tasks behind may need, by ID.
-        self.kept: dict[ObjectID, Value] = {}
-        #: (sequence, its return IDs), oldest first, for forgetting.
-        self._kept_order: deque[tuple[int, tuple[ObjectID, ...]]] = deque()
+        #: What tasks behind may need: the results of finished tasks.
+        self.kept: dict[TaskID, tuple[Result, ...]] = {}
+        #: (sequence, task), oldest first, for forgetting.
+        self._kept_order: deque[tuple[int, TaskID]] = deque()
 
     def accept(self, message: RunTasks) -> None:
         """Take new tasks into the queue, and forget what the node says is no longer needed."""
         self.queue.extend(message.tasks)
         order = self._kept_order
         while order and order[0][0] <= message.forget_through:
-            for object_id in order.popleft()[1]:
-                self.kept.pop(object_id, None)
+            self.kept.pop(order.popleft()[1], None)
 
     def forget(self, message: TasksForgotten) -> Fact:
         """Drop what was reclaimed; return the answer for the node."""
@@ -51,13 +50,14 @@ class Executor:
         """Return the values of the task's dependencies, or None if one of them never came: then :meth:`skip` it."""
         if None not in run.values:
             return run.values  # type: ignore[return-value]  # just checked
-        kept = self.kept
         found = []
         for object_id, value in zip(run.spec.dependencies, run.values, strict=True):
-            have = value if value is not None else kept.get(object_id)
-            if have is None:
-                return None
-            found.append(have)
+            if value is None:
+                results = self.kept.get(producer_of(object_id))
+                if results is None:
+                    return None
+                value = results[return_index(object_id) - 1].value
+            found.append(value)
         return tuple(found)
 
     def skip(self, run: RunTask) -> Fact:
@@ -66,7 +66,6 @@ class Executor:
 
     def finished(self, run: RunTask, results: tuple[Result, ...]) -> None:
         """Keep the returns of a task that gave values, for the tasks behind it. Not to be called for one that raised."""
-        ids = return_ids(run.spec.task_id, run.spec.return_count)
-        for object_id, result in zip(ids, results, strict=True):
-            self.kept[object_id] = result.value
-        self._kept_order.append((run.sequence, ids))
+        task_id = run.spec.task_id
+        self.kept[task_id] = results
+        self._kept_order.append((run.sequence, task_id))

@@ -97,6 +97,9 @@ class GlobalScheduler:
         #: What is with a node, until it is over; and how much each has.
         self.assigned: dict[TaskID, _Assigned] = {}
         self._with: dict[NodeID, int] = {}
+        #: How many tasks each node has handed up, and been given, since it is known.
+        self.spilled: dict[NodeID, int] = {}
+        self.placed: dict[NodeID, int] = {}
         #: Functions, and which node has been given which.
         self._functions: dict[FunctionID, msg.FunctionExported] = {}
         self._told: dict[NodeID, dict[FunctionID, None]] = {}
@@ -161,6 +164,8 @@ class GlobalScheduler:
         if assigned is not None:
             assigned.wanted = assigned.wanted or fact.rebuild
             return
+        node = node_of(sender)
+        self.spilled[node] = self.spilled.get(node, 0) + 1
         self._wait(_Waiting(spec, fact.submitter, sender, fact.starts, fact.rebuild))
 
     def _wait(self, task: _Waiting) -> None:
@@ -301,6 +306,7 @@ class GlobalScheduler:
     def _assign(self, node: NodeID, shape: Shape) -> None:
         """Carry the node's load on by one task."""
         self._with[node] = self._with.get(node, 0) + 1
+        self.placed[node] = self.placed.get(node, 0) + 1
         view = self.nodes[node]
         if fits(shape, view.free):
             amounts = dict(shape)

@@ -92,7 +92,13 @@ class Host:
         #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
         self._last_output: dict[ProcessID, OutputRead] = {}
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
+        #: What each machine is to hear. The lists stay the same, so that who hears a fact is a tuple of their appends.
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
+        self._hearers = {fact: tuple([self._inboxes[index].append for index in indices]) for fact, indices in self._routes.items()}
+        #: The same for what comes from outside, without what the host looks at itself.
+        self._door = {fact: appends for fact, appends in self._hearers.items() if fact is not msg.NodeLost}
+        #: When each machine wants to be stepped, as of its last step.
+        self._due_at: list[Nanos | None] = [None for _ in self._machines]
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
         self._now: Nanos = 0
         #: The earliest deadline of any machine, as of the end of the last step.
@@ -134,8 +140,16 @@ class Host:
         actions: list[Action] = []
         if self._first:
             events = self._begin(events, actions)
+        if self._lost or not self._driver_here:
+            events = [event for event in events if self._is_heard(event[0], event[1])]
+        door = self._door
         for event in events:
-            self._route(now, event, actions)
+            appends = door.get(type(event[1]))
+            if appends is None:
+                self._route_own(now, event[0], event[1], actions)
+            else:
+                for append in appends:
+                    append(event)
         if self._deadline is not None and now >= self._deadline:
             self._due(now, actions)
         for _ in range(_ROUNDS_MAX):
@@ -145,6 +159,7 @@ class Host:
                 self._deadline = self._earliest()
                 return actions if self._driver_here else self._relay(actions)
             self._collect(self.object_manager.settle(now), actions)
+            self._due_at[0] = self.object_manager.next_deadline()
         raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
 
     def _begin(self, events: Iterable[Event], actions: list[Action]) -> list[Event]:
@@ -154,34 +169,12 @@ class Host:
             actions.append(Send(self.head, msg.NodeJoined(self.node, self.config.capacity)))
         return [*first, *events]
 
-    def _route(self, now: Nanos, event: Event, actions: list[Action]) -> None:
-        fact = event[1]
-        if self._clustered and not self._is_heard(event[0], fact, actions):
-            return
-        indices = self._routes.get(type(fact))
-        if indices is None:
-            self._route_own(now, event[0], fact, actions)
-            return
-        for index in indices:
-            self._inboxes[index].append(event)
-
-    def _is_heard(self, sender: Address, fact: Fact, actions: list[Action]) -> bool:
-        """Tell whether a fact counts: not those of nodes that were lost, nor any once this node itself was."""
+    def _is_heard(self, sender: Address, fact: Fact) -> bool:
+        """Tell whether a fact counts: not those of nodes that were lost."""
         if sender == self._driver:
             self._driver_here = True
         if node_of(sender) in self._lost:
             return type(fact) is msg.LoadReported and self.here == self.head  # it is to be told that it was lost
-        if type(fact) is msg.NodeLost:
-            if fact.node == self.node:
-                actions.append(StopHost())
-                return False
-            if fact.node not in self._lost:
-                actions.append(ClosePeer(fact.node))
-            if self.here != self.head:
-                self._lost[fact.node] = None  # on the head membership does
-        elif type(fact) is msg.SessionEnded:
-            actions.append(StopHost())
-            return False
         return True
 
     def _relay(self, actions: list[Action]) -> list[Action]:
@@ -194,8 +187,20 @@ class Host:
         ]
 
     def _route_own(self, now: Nanos, sender: Address, fact: Fact, actions: list[Action]) -> None:
-        """What no machine hears is the host's own: output of workers, and questions about tables."""
-        if type(fact) is OutputRead:
+        """What no machine hears is the host's own: output of workers, questions about tables, and its own end."""
+        if type(fact) is msg.NodeLost:
+            if fact.node == self.node:
+                actions.append(StopHost())
+                return
+            if fact.node not in self._lost:
+                actions.append(ClosePeer(fact.node))
+            if self.here != self.head:
+                self._lost[fact.node] = None  # on the head membership does
+            for append in self._hearers[msg.NodeLost]:
+                append((sender, fact))
+        elif type(fact) is msg.SessionEnded:
+            actions.append(StopHost())
+        elif type(fact) is OutputRead:
             self._show(now, fact, actions)
         elif type(fact) in _FOR_PEOPLE:
             actions.append(Send(self._driver, fact))
@@ -226,9 +231,10 @@ class Host:
                 actions.append(Send(self._driver, msg.OutputWritten(pid, last.name, last.stream, "", dropped)))
         for index, machine in enumerate(self._machines):
             if not self._inboxes[index]:
-                deadline = machine.next_deadline()
+                deadline = self._due_at[index]
                 if deadline is not None and deadline <= now:
                     self._collect(machine.step(now, ()), actions)
+                    self._due_at[index] = machine.next_deadline()
 
     def _round(self, now: Nanos, actions: list[Action]) -> bool:
         """Step every machine that has heard something; False if none had."""
@@ -236,18 +242,22 @@ class Host:
         for index, machine in enumerate(self._machines):
             inbox = self._inboxes[index]
             if inbox:
-                self._inboxes[index] = []
-                self._collect(machine.step(now, inbox), actions)
+                said = machine.step(now, inbox)
+                inbox.clear()
+                if said:
+                    self._collect(said, actions)
+                self._due_at[index] = machine.next_deadline()
                 stepped = True
         return stepped
 
     def _collect(self, said: Sequence[Action], actions: list[Action]) -> None:
         """Route what is for this host; keep the rest, in order."""
-        here, routes, inboxes = self.here, self._routes, self._inboxes
+        here, hearers = self.here, self._hearers
         for action in said:
             if type(action) is Send and action.to == here:
-                for index in routes[type(action.message)]:
-                    inboxes[index].append((here, action.message))
+                event = (here, action.message)
+                for append in hearers[type(action.message)]:
+                    append(event)
             else:
                 actions.append(action)
                 if type(action) is Send and type(action.message) is msg.SessionEnded:
@@ -265,11 +275,11 @@ class Host:
         return self._now if self._first else self._deadline
 
     def _earliest(self) -> Nanos | None:
-        times = [time for machine in self._machines if (time := machine.next_deadline()) is not None]
-        flood_ends = self.output.next_deadline()
-        if flood_ends is not None:
-            times.append(flood_ends)
-        return min(times) if times else None
+        earliest = self.output.next_deadline()
+        for due in self._due_at:
+            if due is not None and (earliest is None or due < earliest):
+                earliest = due
+        return earliest
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""

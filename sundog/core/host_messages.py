@@ -149,6 +149,12 @@ class TaskRetired(Fact, frozen=True, tag=81):
     writer: Address
 
 
+class TasksRetired(Fact, frozen=True, tag=99):
+    """Local scheduler -> object manager. Several tasks that one step retired, in order."""
+
+    tasks: tuple[TaskRetired, ...]
+
+
 class ResultsRefused(Fact, frozen=True, tag=82):
     """Local scheduler -> object manager. A stale attempt's results: free the extents in them."""
 

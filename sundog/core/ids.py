@@ -34,6 +34,8 @@ OBJECT_ID_BYTES = 20
 PREFIX_BYTES = 12
 RETURN_INDEX_FIRST = 1
 PUT_INDEX_FIRST = 1 << 31
+#: What makes the ID of a task's first return, mostly its only one, of the task's.
+FIRST_RETURN = RETURN_INDEX_FIRST.to_bytes(4, "big")
 #: Functions count from here, so that no function has the bytes of a task.
 FUNCTION_INDEX_FIRST = 0xF0000000
 #: Returns a task may have at most; far below the first put index.
@@ -77,13 +79,18 @@ def return_id(task_id: TaskID, index: int) -> ObjectID:
 def return_ids(task_id: TaskID, count: int) -> tuple[ObjectID, ...]:
     """Return the IDs of all ``count`` returns of ``task_id``, in order."""
     if count == 1:
-        return (ObjectID(task_id + b"\x00\x00\x00\x01"),)
+        return (ObjectID(task_id + FIRST_RETURN),)
     return tuple([ObjectID(task_id + index.to_bytes(4, "big")) for index in range(1, count + 1)])
 
 
 def producer_of(object_id: ObjectID) -> TaskID:
     """Return the task whose return ``object_id`` is. For a put, a task-shaped name that no task has."""
     return TaskID(object_id[:TASK_ID_BYTES])
+
+
+def return_index(object_id: ObjectID) -> int:
+    """Return which return of its task ``object_id`` is, from 1."""
+    return int.from_bytes(object_id[TASK_ID_BYTES:], "big")
 
 
 def is_put(object_id: ObjectID) -> bool:

@@ -16,36 +16,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import msgspec
-
 from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
-from sundog.core.dependencies import Dependencies
 from sundog.core.explanation import explain
-from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
-from sundog.core.journal import Journal
+from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import Result
-from sundog.core.pipelines import FunctionRecord, Pipelines
 from sundog.core.pool_size import PoolSize
-from sundog.core.ready_queue import ReadyQueue, ReadyQueues
-from sundog.core.resources import ResourceSet, Shape
+from sundog.core.ready_queue import ReadyQueue
+from sundog.core.resources import Shape
 from sundog.core.stalled import find_stalled
-from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
-from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, check_tasks, set_state
+from sundog.core.task import FailureKind, TaskState, failed
+from sundog.core.task_record import (
+    FunctionRecord,
+    TaskRecord,
+    WorkerRecord,
+    WorkerState,
+    check_tasks,
+    set_state,
+)
+from sundog.core.task_table import TaskTable
 from sundog.core.units import Nanos
-from sundog.core.verdicts import crash_message, epitaph
-from sundog.core.worker_pool import WorkerPool
+from sundog.core.verdicts import crash_message
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
 _DISPATCHED, _BLOCKED, _RESUMABLE = TaskState.DISPATCHED, TaskState.BLOCKED, TaskState.RESUMABLE
 
 
-class LocalScheduler:
+class LocalScheduler(TaskTable):
     """See the module. ``here`` is this host's address, ``head`` that of the host with the global scheduler."""
 
     HEARS: tuple[type[Fact], ...] = (
@@ -58,27 +60,13 @@ class LocalScheduler:
     _UNSTARTED: tuple[TaskState, ...] = (_WAITING, _READY, _SPILLED)
 
     def __init__(self, config: Config, node: NodeID, here: Address, head: Address, driver: Address, first: ProcessID) -> None:
-        self._config = config
-        self._node, self._here, self._head, self._driver = node, here, head, driver
-        self._now: Nanos = 0
-        self.resources = ResourceSet(config.capacity)
-        self.pool = WorkerPool(node, first, self.resources)
-        #: L1.
-        self.tasks: dict[TaskID, TaskRecord] = {}
-        self._waiting: Dependencies[TaskRecord] = Dependencies()
-        self._queues = ReadyQueues()
-        self.pipelines = Pipelines(config, here, self.pool, self.tasks, self._waiting)
+        super().__init__(config, node, here, head, first)
+        self._driver = driver
         self.blocking = BlockedTasks(config, self.pool)
         self._cancellations = Cancellations()
         self._size = PoolSize(config, self.pool, self.resources)
-        self._order = 0
-        self._feasible: dict[Shape, bool] = {}
         #: When to look for a deadlock, while something is blocked.
         self._stall_at: Nanos | None = None
-        self._paused: dict[Address, None] = {}
-        #: Who was born and who is gone, for the control store; None when nobody asks.
-        self.journal: Journal | None = None
-        self._actions: list[Action] = []
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.TaskSubmitted: self._on_task_submitted,
             msg.TaskAssigned: self._on_task_assigned,
@@ -116,10 +104,11 @@ class LocalScheduler:
         """Resumes, then what follows in pipelines, then ready tasks, then help for the late, then the size of the pool."""
         actions = self._actions
         pipelines = self.pipelines
-        self._cancellations.settle(self.tasks, self._cancel, actions)
+        if self._cancellations.pending:
+            self._cancellations.settle(self.tasks, self._cancel, actions)
         if self.blocking.resumable:
             actions += self.blocking.resume(now)
-        if len(self._waiting):
+        if pipelines.followed:
             pipelines.follow(now)
         short = False
         for shape, queue in self._queues.in_order(self.resources, now):
@@ -130,6 +119,9 @@ class LocalScheduler:
             self._look_for_deadlock()
         actions += pipelines.actions()
         actions += self._size.adjust(now, self._queues.by_shape)
+        if self._retired:
+            retired, self._retired = self._retired, []
+            actions.append(Send(self._here, retired[0] if len(retired) == 1 else msg.TasksRetired(tuple(retired))))
 
     def _run_ready(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> bool:
         """Run what is ready of one shape; True if something is left that would fit but finds no worker."""
@@ -151,61 +143,19 @@ class LocalScheduler:
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        due = [self.pipelines.next_late(), self.blocking.next_deadline(), self._stall_at, self._size.next_deadline()]
-        times = [time for time in due if time is not None]
-        return max(min(times), self._now + 1) if times else None
+        earliest = self._stall_at
+        for due in (self.pipelines.next_late(), self.blocking.next_deadline(), self._size.next_deadline()):
+            if due is not None and (earliest is None or due < earliest):
+                earliest = due
+        return earliest if earliest is None or earliest > self._now else self._now + 1
 
     # -- tasks ------------------------------
 
     def _on_task_submitted(self, sender: Address, fact: msg.TaskSubmitted) -> None:
         self._take(fact.spec, sender)
-        if len(self.tasks) > self._config.submitted_unfinished_max and sender not in self._paused:
+        if len(self.tasks) > self._unfinished_max and sender not in self._paused:
             self._paused[sender] = None
             self._actions.append(Send(sender, msg.SubmissionsPaused(True)))
-
-    def _take(self, spec: TaskSpec, submitter: Address) -> TaskRecord:
-        self._order += 1
-        record = TaskRecord(spec, submitter, self._order, values=[], missing={})
-        self.tasks[spec.task_id] = record
-        if self.journal is not None:
-            self.journal.tasks_born.append(spec.task_id)
-        if spec.function_id not in self.pipelines.functions:
-            self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this node")
-        elif spec.dependencies:
-            record.values = [None] * len(spec.dependencies)
-            record.missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
-            self._await(record)
-        else:
-            self._to_ready(record)
-        return record
-
-    def _await(self, record: TaskRecord) -> None:
-        """Wait for what is missing; if a worker is about to return it, the task may follow there (P5)."""
-        for object_id in record.missing:
-            self._waiting.add(object_id, record)
-        for object_id in record.missing:
-            producer = self.tasks.get(producer_of(object_id))
-            if producer is not None and producer.worker is not None:
-                producer.worker.followers.append(record)
-                break
-
-    def _to_ready(self, record: TaskRecord) -> None:
-        """Every argument is here. What this node can never run, or not while others hold it, goes up."""
-        if record.state is not _READY:
-            set_state(record, _READY)
-        shape = record.spec.resources
-        queue = self._queues.by_shape.get(shape)
-        if queue is None:
-            queue = self._queues.by_shape[shape] = ReadyQueue()
-            self._feasible[shape] = self.resources.could_fit(shape)
-        if not record.assigned and (not self._feasible[shape] or self.resources.busy_beyond_cpus(shape)):
-            self._spill(record)
-            return
-        queue.push(record)
-
-    def _spill(self, record: TaskRecord) -> None:
-        set_state(record, _SPILLED)
-        self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter, record.starts)))
 
     def _on_task_assigned(self, sender: Address, fact: msg.TaskAssigned) -> None:
         record = self.tasks.get(fact.spec.task_id)
@@ -228,72 +178,14 @@ class LocalScheduler:
                 self.journal.functions_born.append(fact.function_id)
 
     def _on_objects_local(self, sender: Address, fact: msg.ObjectsLocal) -> None:
+        blocked = self.blocking.blocked
         for ready in fact.objects:
             object_id, value = ready.object_id, ready.value
             assert value is not None
             for record in self._waiting.ready(object_id):
                 self._argument_ready(record, object_id, value)
-            self.blocking.ready(object_id, self._now)
-
-    def _argument_ready(self, record: TaskRecord, object_id: ObjectID, value: Value) -> None:
-        index = record.missing.pop(object_id, None)
-        if index is None or record.state is TaskState.FINISHED:
-            return
-        record.values[index] = value
-        if record.state is not _WAITING:
-            return  # it follows its producer in a pipeline already (P5)
-        if value.error:
-            self._fail_by_argument(record, value)
-        elif not record.missing:
-            self._to_ready(record)
-
-    def _fail_by_argument(self, record: TaskRecord, value: Value) -> None:
-        for object_id in record.missing:
-            self._waiting.remove(object_id, record)
-        trail = (record.spec.name, *value.trail)
-        self._retire(record, (Result(msgspec.structs.replace(value, trail=trail)),), self._here)
-
-    def _retire(self, record: TaskRecord, results: tuple[Result, ...], writer: Address) -> None:
-        """The task is over, with values or with an error."""
-        set_state(record, TaskState.FINISHED)
-        del self.tasks[record.spec.task_id]
-        if self.journal is not None:
-            ran = self._now - record.dispatched_at if record.sequence else 0
-            worker = process_of(writer) if writer != self._here else None
-            self.journal.tasks_gone.append(epitaph(record, results, ran, worker, self._node))
-        self._actions.append(Send(self._here, msg.TaskRetired(record.spec, results, writer)))
-        if record.assigned:
-            self._end_assigned(record)
-        if self._paused and len(self.tasks) <= self._config.submitted_unfinished_max * 9 // 10:
-            for client in self._paused:
-                self._actions.append(Send(client, msg.SubmissionsPaused(False)))
-            self._paused = {}
-
-    def _end_assigned(self, record: TaskRecord) -> None:
-        """What the global scheduler counts on this node for the task is free."""
-        self._actions.append(Send(self._head, msg.TaskEnded(record.spec.task_id, self._node)))
-
-    def _fail(self, record: TaskRecord, kind: FailureKind, message: str) -> None:
-        if record.state is _SPILLED:
-            self._actions.append(Send(self._head, msg.TaskWithdrawn(record.spec.task_id)))
-        for object_id in record.missing:
-            self._waiting.remove(object_id, record)
-        self._retire(record, (Result(failed(kind, message)),), self._here)
-
-    def _again(self, record: TaskRecord) -> None:
-        """A dispatched task goes back to where it can be dispatched from."""
-        error = next((v for v in record.values if v is not None and v.error), None)
-        if error is not None:
-            set_state(record, _WAITING)
-            self._fail_by_argument(record, error)
-        elif record.missing:
-            set_state(record, _WAITING)
-            for object_id in record.missing:
-                producer = self.tasks.get(producer_of(object_id))
-                if producer is not None and producer.worker is not None:
-                    producer.worker.followers.append(record)
-        else:
-            self._to_ready(record)
+            if blocked:
+                self.blocking.ready(object_id, self._now)
 
     # -- execution ------------------------------
 
@@ -306,7 +198,7 @@ class LocalScheduler:
         if record.state is not _DISPATCHED:
             self._unblock(record)
         self._size.worked()
-        self.pipelines.learn(record.spec.function_id, fact.duration)
+        self.pipelines.learn(record.function, fact.duration)
         self.pipelines.finished(record, self._now)
         if fact.retryable and record.charges < record.spec.retries_max:
             self._charge(record)
@@ -314,7 +206,8 @@ class LocalScheduler:
             self._again(record)
         else:
             self._retire(record, fact.results, sender)
-        self._settle(worker)
+        if not worker.pipeline:
+            self._settle(worker)
 
     def _charge(self, record: TaskRecord) -> None:
         record.starts += 1
@@ -430,6 +323,7 @@ class LocalScheduler:
             return
         idle_death = worker.sequence == 0 and worker.state is not WorkerState.STOPPING
         self.pool.lost(worker)
+        self.pipelines.lost(worker)
         worker.reclaiming = False
         for record in worker.pipeline:
             if record.state is not _DISPATCHED:

@@ -110,6 +110,9 @@ from sundog.core.host_messages import (
     TaskSpilled as TaskSpilled,
 )
 from sundog.core.host_messages import (
+    TasksRetired as TasksRetired,
+)
+from sundog.core.host_messages import (
     TaskWaits as TaskWaits,
 )
 from sundog.core.host_messages import (
@@ -425,5 +428,5 @@ Message = (
     | TaskDeclared | TaskRetired | ResultsRefused | ObjectsNeeded | ObjectsLocal | PinsTaken | ReturnsUnheld | PinsRevoked
     | TaskWaits | TaskWithdrawn
     | NodeHolds | NodeReleases | ObjectsReleased | TaskEnded | TaskSettled | TaskLeaving | ObjectsElsewhere
-    | FetchRequested | FetchAnswered
+    | FetchRequested | FetchAnswered | TasksRetired
 )  # fmt: skip

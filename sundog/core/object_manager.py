@@ -14,18 +14,16 @@ It does not move objects between nodes (``object_directory`` and the cluster's p
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
-
-import msgspec
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import ReleasePages, Send
 from sundog.core.config import Config
 from sundog.core.explanation import explain_full
-from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
+from sundog.core.extent_requests import ExtentRequests
+from sundog.core.ids import FIRST_RETURN, Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
 from sundog.core.journal import Journal
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import ReadyObject
@@ -42,18 +40,11 @@ _LOST = failed(
 )
 
 
-class _ExtentRequest(msgspec.Struct, frozen=True):
-    client: Address
-    request: int
-    size: int
-    deadline: Nanos
-
-
 class ObjectManager:
     """See the module. ``scheduler`` is the address of the host itself: its local scheduler hears what is sent there."""
 
     HEARS: tuple[type[Fact], ...] = (
-        msg.TaskSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken,
+        msg.TaskSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.TasksRetired, msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken,
         msg.HoldsReleased, msg.PinsReturned, msg.PinsTaken, msg.PinsRevoked, msg.IDsEscaped, msg.ObjectsWanted,
         msg.ObjectsPolled, msg.ObjectsNeeded, msg.TaskBlocked, msg.ExtentWanted, msg.ExtentReturned, msg.SessionEnding,
         ev.WorkerLost, ev.ClientLost,
@@ -74,7 +65,7 @@ class ObjectManager:
         self.ledger = StoreLedger(config.arena_bytes, config.extent_alignment, config.warm_bytes_max)
         #: Unfinished tasks, whose arguments are held (O3).
         self._tasks: dict[TaskID, TaskSpec] = {}
-        self._extent_requests: deque[_ExtentRequest] = deque()
+        self._extent_requests = ExtentRequests(config, self.ledger, self._full)
         #: What this step tells whom: client -> ready objects; and the scheduler.
         self._ready: dict[Address, list[ReadyObject]] = {}
         self._local: list[ReadyObject] = []
@@ -89,6 +80,7 @@ class ObjectManager:
             msg.TaskSubmitted: self._on_task_submitted,
             msg.TaskDeclared: self._on_task_declared,
             msg.TaskRetired: self._on_task_retired,
+            msg.TasksRetired: self._on_tasks_retired,
             msg.ResultsRefused: self._on_results_refused,
             msg.ObjectPut: self._on_object_put,
             msg.HoldsTaken: self._on_holds_taken,
@@ -139,25 +131,25 @@ class ObjectManager:
 
     def _speak(self) -> list[Action]:
         if self._extent_requests:
-            self._grant_extents()
+            self._messages += self._extent_requests.answer(self._now)
         actions: list[Action] = []
-        for client, ready in self._ready.items():
-            actions.append(Send(client, msg.ObjectsReady(tuple(ready))))
-        self._ready = {}
+        if self._ready:
+            actions += [Send(client, msg.ObjectsReady(tuple(ready))) for client, ready in self._ready.items()]
+            self._ready = {}
         if self._local:
             actions.append(Send(self._here, msg.ObjectsLocal(tuple(self._local))))
             self._local = []
-        for to, message in self._messages:
-            actions.append(Send(to, message))
-        self._messages = []
-        for offset, size in self._releases:
-            actions.append(ReleasePages(offset, size))
-        self._releases = []
+        if self._messages:
+            actions += [Send(to, message) for to, message in self._messages]
+            self._messages = []
+        if self._releases:
+            actions += [ReleasePages(offset, size) for offset, size in self._releases]
+            self._releases = []
         return actions
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        return self._extent_requests[0].deadline if self._extent_requests else None
+        return self._extent_requests.next_deadline()
 
     # -- tasks ------------------------------
 
@@ -170,9 +162,11 @@ class ObjectManager:
     def _declare(self, spec: TaskSpec, submitter: Address) -> None:
         """From here on the returns exist, held by the submitter, and the arguments are held by the task."""
         returns = spec.return_count
-        for object_id in return_ids(spec.task_id, returns):
-            if object_id not in self.objects:
-                self.objects[object_id] = ObjectRecord(name=spec.name, returns=returns)
+        ids = (ObjectID(spec.task_id + FIRST_RETURN),) if returns == 1 else return_ids(spec.task_id, returns)
+        objects = self.objects
+        for object_id in ids:
+            if object_id not in objects:
+                objects[object_id] = ObjectRecord(None, (), spec.name, returns)
             self.references.declare(object_id, submitter)
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._tasks[spec.task_id] = spec
@@ -214,25 +208,30 @@ class ObjectManager:
         self._local.append(ReadyObject(object_id, record.value))
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
-        spec, results = fact.spec, fact.results
-        ids = return_ids(spec.task_id, spec.return_count)
-        if len(results) == 1 and len(ids) > 1:
-            results = results * len(ids)
+        spec, results, returns = fact.spec, fact.results, fact.spec.return_count
+        ids = (ObjectID(spec.task_id + FIRST_RETURN),) if returns == 1 else return_ids(spec.task_id, returns)
+        if len(results) == 1 and returns > 1:
+            results = results * returns
         unheard = False
+        objects = self.objects
         for object_id, result in zip(ids, results, strict=True):
-            record = self.objects.get(object_id)
+            record = objects.get(object_id)
             if record is None:
                 unheard = unheard or result.value.error
                 self._discard(result.value, fact.writer)
             else:
                 self._seal(object_id, record, result.value, result.contained, fact.writer)
-        if unheard and not any(o in self.objects for o in ids):
+        if unheard and not any(o in objects for o in ids):
             self._say_unheard(spec.name, ids[0], results[0].value)
         held = self._tasks.pop(spec.task_id, None)
         if held is not None:
             self._let_go([*held.dependencies, *held.contained])
             if held.arguments.offset >= 0:
                 self._releases += self.ledger.free(arguments_id(held.task_id))
+
+    def _on_tasks_retired(self, sender: Address, fact: msg.TasksRetired) -> None:
+        for retired in fact.tasks:
+            self._on_task_retired(sender, retired)
 
     def _on_results_refused(self, sender: Address, fact: msg.ResultsRefused) -> None:
         for result in fact.results:
@@ -417,7 +416,7 @@ class ObjectManager:
             if record.watching is not None and where in record.watching:
                 record.watching = [client for client in record.watching if client != where] or None
         self._ready.pop(where, None)
-        self._extent_requests = deque([r for r in self._extent_requests if r.client != where])
+        self._extent_requests.process_lost(where)
         self._releases += self.ledger.process_lost(where)
         if gone:
             self._free(gone)
@@ -440,36 +439,19 @@ class ObjectManager:
             self._releases += self.ledger.give_back(object_id, fact.worker)
 
     def _on_extent_wanted(self, sender: Address, fact: msg.ExtentWanted) -> None:
-        deadline = self._now + self._config.store_full_grace
-        self._extent_requests.append(_ExtentRequest(sender, fact.request, fact.size, deadline))
+        self._extent_requests.add(sender, fact.request, fact.size, self._now)
 
     def _on_extent_returned(self, sender: Address, fact: msg.ExtentReturned) -> None:
         self._releases += self.ledger.abandon(fact.offset, sender, written=True)
 
-    def _grant_extents(self) -> None:
-        """Serve requests for room in the order they came; refuse what cannot fit, or has waited too long."""
-        waiting: deque[_ExtentRequest] = deque()
-        while self._extent_requests:
-            request = self._extent_requests.popleft()
-            extent = None if waiting else self.ledger.allocate(request.size, request.client)
-            if extent is not None:
-                granted = msg.ExtentGranted(request.request, extent.offset, extent.size, extent.warm)
-                self._messages.append((request.client, granted))
-            elif request.size > self.ledger.capacity or request.deadline <= self._now:
-                refused = failed(FailureKind.STORE_FULL, self._full(request))
-                self._messages.append((request.client, msg.ExtentRefused(request.request, refused)))
-            else:
-                waiting.append(request)
-        self._extent_requests = waiting
-
-    def _full(self, request: _ExtentRequest) -> str:
+    def _full(self, size: int) -> str:
         """Return what a person needs to know about a full store."""
 
         def name(object_id: ObjectID) -> str:
             record = self.objects.get(object_id)
             return record.name if record is not None else "the arguments of a task"
 
-        return explain_full(self.ledger, request.size, name, self.holders_of, self._process_name, self._config.store_full_grace)
+        return explain_full(self.ledger, size, name, self.holders_of, self._process_name, self._config.store_full_grace)
 
     def _process_name(self, where: Address) -> str:
         return "the driver" if where == self._driver else f"worker {process_of(where)}"

@@ -20,6 +20,8 @@ class ObjectRecord(msgspec.Struct):
     contained: tuple[ObjectID, ...] = ()
     #: What made it, for people.
     name: str = ""
+    #: How many returns its task has.
+    returns: int = 1
     #: Clients to be answered, with the value or with the news; None when nobody waits (most objects, most of the time).
     wanting: list[Address] | None = None
     watching: list[Address] | None = None
@@ -29,8 +31,6 @@ class ObjectRecord(msgspec.Struct):
     argument: bool = False
     #: A failure that somebody has been told of.
     heard: bool = False
-    #: How many returns its task has.
-    returns: int = 1
 
 
 def check_records(

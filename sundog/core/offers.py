@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 
 from sundog.core.config import Config
-from sundog.core.pipelines import Pipelines
 from sundog.core.resources import ResourceSet, Shape
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
@@ -45,11 +44,10 @@ class _Queue:
 class Offers:
     """See the module."""
 
-    def __init__(self, config: Config, pool: WorkerPool, resources: ResourceSet, pipelines: Pipelines) -> None:
+    def __init__(self, config: Config, pool: WorkerPool, resources: ResourceSet) -> None:
         self._config = config
         self._pool = pool
         self._resources = resources
-        self._pipelines = pipelines
         self._queues: dict[Shape, _Queue] = {}
         #: When to look again although nothing happens.
         self.again_at: Nanos | None = None
@@ -79,7 +77,7 @@ class Offers:
                     gone.append(record)
             chosen += reversed(gone)
             if queue.own:
-                known = self._pipelines.functions[queue.own[-1].spec.function_id].mean is not None
+                known = queue.own[-1].function.mean is not None
                 again = now + self._config.offer_after * (_RARELY if known else 1)
                 self.again_at = again if self.again_at is None else min(self.again_at, again)
         return chosen
@@ -98,7 +96,7 @@ class Offers:
         group = self._pool.leased.get(shape) or {}
         ages = [now - worker.pipeline[0].dispatched_at for worker in group.values() if worker.pipeline]
         age = min(ages, default=0)
-        mean = self._pipelines.functions[record.spec.function_id].mean
+        mean = record.function.mean
         if mean is None or age > 2 * mean + 2 * self._config.pipeline_work_max:
             return age
         return mean

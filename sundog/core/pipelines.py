@@ -13,95 +13,91 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
-import msgspec
-
 from sundog.core import messages as msg
 from sundog.core.actions import Dispatch, ReclaimTasks, Send
 from sundog.core.config import Config
-from sundog.core.dependencies import Dependencies
-from sundog.core.ids import Address, FunctionID, ObjectID, TaskID, producer_of, return_ids
+from sundog.core.ids import Address, FunctionID, ObjectID, ProcessID, TaskID, producer_of
 from sundog.core.machine import Action
 from sundog.core.messages import RunTask
 from sundog.core.ready_queue import ReadyQueue
 from sundog.core.resources import Shape
-from sundog.core.task import TaskSpec, TaskState, Value, arguments_id
-from sundog.core.task_record import TaskRecord, WorkerRecord, WorkerState, set_state
+from sundog.core.task import TaskSpec, TaskState, arguments_id
+from sundog.core.task_record import FunctionRecord, TaskRecord, WorkerRecord, WorkerState, set_state
 from sundog.core.units import Nanos
 from sundog.core.worker_pool import WorkerPool
 
-_WAITING = TaskState.WAITING
+_WAITING, _READY = TaskState.WAITING, TaskState.READY
 _DISPATCHED = TaskState.DISPATCHED
-
-
-class FunctionRecord(msgspec.Struct):
-    """An exported function, and what the node has learnt of it."""
-
-    name: str
-    code: Value
-    #: Smoothed duration of its body; None until it has run once here.
-    mean: Nanos | None = None
-    calls: int = 0
 
 
 class Pipelines:
     """See the module."""
 
-    def __init__(
-        self,
-        config: Config,
-        here: Address,
-        pool: WorkerPool,
-        tasks: Mapping[TaskID, TaskRecord],
-        waiting: Dependencies[TaskRecord],
-    ) -> None:
-        self._config = config
+    def __init__(self, config: Config, here: Address, pool: WorkerPool, tasks: Mapping[TaskID, TaskRecord]) -> None:
+        self._depth_min, self._depth_max = config.pipeline_depth_min, config.pipeline_depth_max
+        self._work_max, self._late_after = config.pipeline_work_max, config.head_late_after
+        self._mean_shift, self._duration_slack = config.mean_shift, config.flush_before_body
+        self._offer_after = config.offer_after
+        #: Whether other nodes are known, which could run what is late here.
+        self.others = False
         self._here = here
         self._pool = pool
-        #: All unfinished tasks, and who waits for which object; the local scheduler's.
+        #: All unfinished tasks; the local scheduler's.
         self._tasks = tasks
-        self._waiting = waiting
         self.functions: dict[FunctionID, FunctionRecord] = {}
-        #: Other nodes could run what lies behind a late head here.
-        self.others = False
-        #: What this step dispatches, by worker; and what must be said before.
-        self._runs: dict[int, tuple[WorkerRecord, list[RunTask]]] = {}
+        #: Workers with more than one task; and those with followers.
+        self._deep: dict[ProcessID, WorkerRecord] = {}
+        self.followed: dict[ProcessID, WorkerRecord] = {}
+        #: Workers to which this step dispatches; and what must be said before.
+        self._dispatching: list[WorkerRecord] = []
         self._before: list[Action] = []
         self._reclaims: list[Action] = []
 
     # -- filling --------------------------------------------------------------------------------------------------------------
 
-    def assign(self, worker: WorkerRecord, record: TaskRecord, now: Nanos, *, follows: bool = False) -> None:
-        """Put ``record`` at the end of the worker's pipeline."""
-        spec = record.spec
-        function = self.functions[spec.function_id]
-        if not worker.pipeline:
+    def assign(self, worker: WorkerRecord, record: TaskRecord, now: Nanos, oldest_needed: int = 0) -> None:
+        """Put ``record`` at the end of the worker's pipeline; ``oldest_needed``: where the first that it follows stands there."""
+        spec, function, pipeline = record.spec, record.function, worker.pipeline
+        if record.state is _READY or record.state is _WAITING:
+            record.state = _DISPATCHED
+        else:
+            set_state(record, _DISPATCHED)
+        if not pipeline:
             worker.work = 0
             worker.followed = False
-        set_state(record, _DISPATCHED)
-        worker.sequence += 1
-        record.worker, record.sequence, record.dispatched_at = worker, worker.sequence, now
-        record.estimate = function.mean or 0
-        record.oldest_needed = worker.sequence
-        if follows:
+        sequence = worker.sequence = worker.sequence + 1
+        estimate = function.mean or 0
+        record.worker, record.sequence, record.dispatched_at, record.estimate = worker, sequence, now, estimate
+        if oldest_needed:
             worker.followed = True
-            record.oldest_needed = min([self._tasks[producer_of(o)].sequence for o in record.missing])
-        worker.pipeline.append(record)
-        worker.work += record.estimate
-        if len(worker.pipeline) <= 2:
-            worker.late_at = now + self._config.head_late_after + worker.work
-        self._introduce(worker, spec, function)
-        if spec.dependencies or spec.arguments.offset >= 0:
-            record.pins = pinned(record)
-            if record.pins:
-                self._before.append(Send(self._here, msg.PinsTaken(worker.where, record.pins)))
-        run = RunTask(spec, record.attempt, record.starts + 1, worker.sequence, tuple(record.values))
-        entry = self._runs.get(worker.worker)
-        if entry is None:
-            self._runs[worker.worker] = (worker, [run])
+            record.oldest_needed = oldest_needed
         else:
-            entry[1].append(run)
-        if len(self._waiting):
-            self._find_followers(worker, spec)
+            record.oldest_needed = sequence
+        pipeline.append(record)
+        worker.work += estimate
+        depth = len(pipeline)
+        if depth <= 2:
+            worker.late_at = now + self._late_after + worker.work
+            if depth == 2:
+                self._deep[worker.worker] = worker
+        if spec.calls_max or spec.function_id not in worker.functions:
+            self._introduce(worker, spec, function)
+        if record.extents or spec.arguments.offset >= 0:
+            record.pins = pinned(record)
+            self._before.append(Send(self._here, msg.PinsTaken(worker.where, record.pins)))
+        runs = worker.runs
+        if not runs:
+            self._dispatching.append(worker)
+        runs.append(RunTask(spec, record.attempt, record.starts + 1, sequence, tuple(record.values)))
+        if record.dependents is not None:
+            for dependent in record.dependents:
+                if dependent.state is _WAITING:
+                    self.may_follow(worker, dependent)
+
+    def may_follow(self, worker: WorkerRecord, record: TaskRecord) -> None:
+        """``record`` waits for something that is in the worker's pipeline: it may go there too, when there is room (P5)."""
+        worker.followers.append(record)
+        self.followed[worker.worker] = worker
 
     def _introduce(self, worker: WorkerRecord, spec: TaskSpec, function: FunctionRecord) -> None:
         """See that the worker has the function, and count its calls where they are limited."""
@@ -114,75 +110,79 @@ class Pipelines:
             if calls >= spec.calls_max:
                 worker.retiring = True
 
-    def _find_followers(self, worker: WorkerRecord, spec: TaskSpec) -> None:
-        for object_id in return_ids(spec.task_id, spec.return_count):
-            worker.followers.extend([r for r in self._waiting.waiting_for(object_id) if r.state is _WAITING])
-
-    def room(self, worker: WorkerRecord, record: TaskRecord) -> bool:
+    def _room(self, worker: WorkerRecord, record: TaskRecord) -> bool:
         """Tell whether the pipeline of a leased worker has room for ``record`` behind what is there."""
-        depth = len(worker.pipeline)
-        config = self._config
-        if depth >= config.pipeline_depth_max or not worker.takes():
+        pipeline = worker.pipeline
+        depth = len(pipeline)
+        if depth >= self._depth_max or worker.retiring or worker.reclaiming or worker.forgetting:
             return False
-        mean = self.functions[record.spec.function_id].mean
-        if mean is None or self.functions[worker.pipeline[-1].spec.function_id].mean is None:
+        mean = record.function.mean
+        if mean is None or pipeline[-1].function.mean is None:
             return depth == 0  # a function never seen: one in flight per worker
-        return depth < config.pipeline_depth_min or worker.work + mean <= config.pipeline_work_max
+        return depth < self._depth_min or worker.work + mean <= self._work_max
 
     def _half_full(self, worker: WorkerRecord) -> bool:
         """Refilling waits until a pipeline is half empty, so that what is dispatched travels in batches."""
         depth = len(worker.pipeline)
-        config = self._config
-        if depth <= config.pipeline_depth_min:
-            return False
-        return 2 * worker.work > config.pipeline_work_max or 2 * depth > config.pipeline_depth_max
+        return depth > self._depth_min and (2 * worker.work > self._work_max or 2 * depth > self._depth_max)
 
     def follow(self, now: Nanos) -> None:
         """Dispatch tasks behind those whose returns they need, where there is room (P5)."""
-        for group in self._pool.leased.values():
-            for worker in group.values():
-                if worker.followers and worker.pipeline and not self._half_full(worker):
-                    self._follow(worker, now)
+        empty = []
+        for number, worker in self.followed.items():
+            if worker.pipeline and worker.state is WorkerState.LEASED and not self._half_full(worker):
+                self._follow(worker, now)
+            if not worker.followers:
+                empty.append(number)
+        for number in empty:
+            del self.followed[number]
 
     def _follow(self, worker: WorkerRecord, now: Nanos) -> None:
         followers = worker.followers
         while followers:
             record = followers[0]
-            if record.state is not _WAITING or not self._can_follow(worker, record):
+            oldest_needed = self._first_followed(worker, record) if record.state is _WAITING else 0
+            if not oldest_needed:
                 followers.popleft()
-            elif self.room(worker, record):
+            elif self._room(worker, record):
                 followers.popleft()
-                self.assign(worker, record, now, follows=True)
+                self.assign(worker, record, now, oldest_needed)
             else:
                 return
 
-    def _can_follow(self, worker: WorkerRecord, record: TaskRecord) -> bool:
-        """Every missing argument is a return of an unfinished task in this worker's pipeline, and the shapes agree."""
-        if record.spec.resources != worker.shape or record.spec.calls_max:
-            return False
+    def _first_followed(self, worker: WorkerRecord, record: TaskRecord) -> int:
+        """Return the lowest sequence of those that return a missing argument, if all of them are unfinished tasks in this worker's
+        pipeline and the shapes agree; else 0."""
+        spec = record.spec
+        if spec.resources != worker.shape or spec.calls_max:
+            return 0
         tasks = self._tasks
+        oldest = worker.sequence
         for object_id in record.missing:
             producer = tasks.get(producer_of(object_id))
             if producer is None or producer.worker is not worker:
-                return False
-        return True
+                return 0
+            if producer.sequence < oldest:
+                oldest = producer.sequence
+        return oldest
 
     def deepen(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> None:
         """Spread ready tasks of ``shape`` over the pipelines of the workers that hold it, evenly, as far as there is room."""
         group = self._pool.leased.get(shape)
-        if not group:
+        record = queue.peek()
+        if not group or record is None:
             return
         share = -(-len(queue) // len(group))
         for worker in group.values():
-            if self._half_full(worker):
+            if self._half_full(worker) or (self.others and now >= self._hopeless_at(worker)):
                 continue
             for _ in range(share):
+                if not self._room(worker, record):
+                    break
+                self.assign(worker, record, now)
                 record = queue.peek()
                 if record is None:
                     return
-                if not self.room(worker, record):
-                    break
-                self.assign(worker, record, now)
 
     # -- emptying --------------------------------------------------------------------------------------------------------------
 
@@ -195,23 +195,34 @@ class Pipelines:
             pipeline.popleft()
         else:
             pipeline.remove(record)
-        worker.work -= record.estimate
         record.worker = None
         if pipeline:
-            worker.late_at = now + self._config.head_late_after + worker.work
+            work = worker.work = worker.work - record.estimate
+            worker.late_at = now + self._late_after + work
+            if len(pipeline) == 1:
+                self._deep.pop(worker.worker, None)
         elif worker.state is WorkerState.LEASED:
             worker.work = 0
+        else:
+            worker.work -= record.estimate
 
-    def learn(self, function_id: FunctionID, duration: Nanos) -> None:
+    def learn(self, function: FunctionRecord, duration: Nanos) -> None:
         """A body of this function took ``duration``."""
-        function = self.functions[function_id]
         function.calls += 1
-        if function.mean is None:
+        mean = function.mean
+        if mean is None:
             function.mean = duration
         else:
             # One preemption must not make a function of microseconds pass for one of milliseconds.
-            bounded = min(duration, 4 * function.mean + self._config.flush_before_body)
-            function.mean += (bounded - function.mean) >> self._config.mean_shift
+            bounded = 4 * mean + self._duration_slack
+            if duration < bounded:
+                bounded = duration
+            function.mean = mean + ((bounded - mean) >> self._mean_shift)
+
+    def lost(self, worker: WorkerRecord) -> None:
+        """The worker is gone: nothing is behind its head, and nothing follows."""
+        self._deep.pop(worker.worker, None)
+        self.followed.pop(worker.worker, None)
 
     def reclaim(self, worker: WorkerRecord, count: int) -> None:
         """Ask for the tokens of up to ``count`` tasks at the end of the pipeline."""
@@ -232,6 +243,8 @@ class Pipelines:
             if record.spec.calls_max:
                 worker.calls[record.spec.function_id] -= 1
                 worker.retiring = False
+        if len(worker.pipeline) <= 1:
+            self._deep.pop(worker.worker, None)
         if back:
             worker.forgetting = True
             worker.followers.clear()
@@ -246,19 +259,18 @@ class Pipelines:
 
     def help_late(self, now: Nanos) -> None:
         """An idle worker and nothing ready: take back what lies behind a head that is long or late."""
-        if not self._pool.idle:
+        if not self._deep:
             return
         for worker in self._behind():
-            function = self.functions[worker.pipeline[0].spec.function_id]
-            long = (function.mean or 0) >= self._config.pipeline_work_max
+            long = (worker.pipeline[0].function.mean or 0) >= self._work_max
             if long or now >= worker.late_at:
                 self.reclaim(worker, len(worker.pipeline) - 1)
 
     def next_late(self) -> Nanos | None:
         """Return when the next head is late, if that matters now."""
-        if not self._pool.idle:
+        if not self._deep or not self._pool.idle:
             return None
-        return min((worker.late_at for worker in self._behind()), default=None)
+        return min([worker.late_at for worker in self._behind()], default=None)
 
     def free_tails(self, now: Nanos) -> None:
         """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
@@ -276,26 +288,21 @@ class Pipelines:
         return max(0, now - max(late_at, default=now))
 
     def _hopeless_at(self, worker: WorkerRecord) -> Nanos:
-        return worker.late_at + self._config.offer_after
+        return worker.late_at + self._offer_after
 
     def _tails(self) -> list[WorkerRecord]:
         """Return the workers that have something behind their head which another node could be given."""
         return [
             worker
-            for group in self._pool.leased.values()
-            for worker in group.values()
-            if len(worker.pipeline) > 1 and not worker.pipeline[-1].assigned and worker.takes()
+            for worker in self._deep.values()
+            if worker.state is WorkerState.LEASED and not worker.pipeline[-1].assigned and worker.takes()
         ]
 
     def _behind(self) -> list[WorkerRecord]:
         """Return the workers that have something behind their head which another could run."""
         free = self._pool.resources_fit
         return [
-            worker
-            for shape, group in self._pool.leased.items()
-            if group and free(shape)
-            for worker in group.values()
-            if len(worker.pipeline) > 1 and worker.takes()
+            worker for worker in self._deep.values() if worker.state is WorkerState.LEASED and worker.takes() and free(worker.shape)
         ]
 
     # -- speaking -----------------------------------------------------------------------------------------------------------------
@@ -304,13 +311,14 @@ class Pipelines:
         """Return and forget what this step says: first what must come before, then dispatches, then reclaims."""
         actions = self._before
         self._before = []
-        for worker, runs in self._runs.values():
+        for worker in self._dispatching:
             pipeline = worker.pipeline
             # Without followers a task needs nothing before itself, and the head is the oldest.
             oldest = min([r.oldest_needed for r in pipeline]) if worker.followed else pipeline[0].oldest_needed
-            actions.append(Dispatch(worker.worker, tuple(runs), oldest - 1))
-        if self._runs:
-            self._runs = {}
+            actions.append(Dispatch(worker.worker, tuple(worker.runs), oldest - 1))
+            worker.runs = []
+        if self._dispatching:
+            self._dispatching = []
         if self._reclaims:
             actions += self._reclaims
             self._reclaims = []

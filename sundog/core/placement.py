@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, heappush
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -222,8 +222,18 @@ class LeastLoaded(IndexedPolicy):
         return best[1] if best else None
 
 
-class PowerOfTwo(IndexedPolicy):
-    """The better of two nodes drawn at random: nearly as even as looking at all, and never a stampede to the best."""
+class PowerOfChoices(IndexedPolicy):
+    """The best of ``choices`` nodes drawn at random, with repetition: with two, nearly as even as looking at all, and never a
+    stampede to the best."""
+
+    def __init__(self, choices: int = 2) -> None:
+        super().__init__()
+        if choices < 1:
+            raise ValueError(f"choices={choices}: draw at least one")
+        self._choices = choices
+
+    def _rank(self, view: NodeView) -> int:
+        return 0
 
     def choose(self, spec: TaskSpec, holders: Mapping[NodeID, int], rng: Rng) -> NodeID | None:
         """See :class:`PlacementPolicy`."""
@@ -231,8 +241,14 @@ class PowerOfTwo(IndexedPolicy):
         count = sum([len(members.nodes) for members in classes])
         if not count:
             return None
-        drawn = self._nth(classes, rng.randrange(count)), self._nth(classes, rng.randrange(count))
+        drawn = [self._nth(classes, rng.randrange(count)) for _ in range(self._choices)]
+        if len(drawn) == 1:
+            return drawn[0]
         return min(drawn, key=lambda node: (expected_wait(self.views[node]), node))
+
+
+class PowerOfTwo(PowerOfChoices):
+    """The better of two nodes drawn at random."""
 
 
 class Locality(IndexedPolicy):
@@ -342,3 +358,34 @@ def policy(name: str) -> PlacementPolicy:
     if make is None:
         raise ValueError(f"no placement policy {name!r}; there are {', '.join(POLICIES)}")
     return make()
+
+
+#: What users give where a policy is wanted: a name, a policy, its class, or a plain function.
+Policy: TypeAlias = str | PlacementPolicy | Callable[..., Any]
+_METHODS = ("node_changed", "node_lost", "choose")
+
+
+def as_policy(given: Policy) -> PlacementPolicy:
+    """Return the policy that ``given`` stands for.
+
+    A class is called without arguments. Raises ValueError for an unknown name, TypeError for what is no policy.
+    """
+    if isinstance(given, str):
+        return policy(given)
+    found: Any = given() if isinstance(given, type) else given
+    missing = [name for name in _METHODS if not callable(getattr(found, name, None))]
+    if not missing:
+        return found  # type: ignore[no-any-return]  # it has what a policy has
+    if len(missing) == len(_METHODS) and callable(found) and not isinstance(given, type):
+        return FunctionPolicy(found)
+    raise TypeError(
+        f"{given!r} is no placement policy: it has no {', '.join(missing)}; give one of {', '.join(POLICIES)}, an object with "
+        f"{', '.join(_METHODS)}, or a function (spec, views, holders, rng) -> node"
+    )
+
+
+def policy_name(given: Policy) -> str:
+    """Return what people call it."""
+    if isinstance(given, str):
+        return given
+    return str(getattr(given, "__name__", type(given).__name__))

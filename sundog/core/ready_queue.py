@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from heapq import heappop, heappush
 
-from sundog.core.resources import ResourceSet, Shape
+from sundog.core.resources import CPU, ResourceSet, Shape
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
 from sundog.core.units import MILLISECOND, Nanos
@@ -30,9 +30,13 @@ _STARVED = (-(1 << 63), 0)
 class ReadyQueue:
     """See the module."""
 
-    __slots__ = ("_heap", "_in_order", "_pushes", "stuck_since")
+    __slots__ = ("_heap", "_in_order", "_pushes", "feasible", "runs_here", "stuck_since")
 
-    def __init__(self) -> None:
+    def __init__(self, *, feasible: bool = True, only_cpus: bool = True) -> None:
+        """``feasible``: the shape fits the node when it is empty; ``only_cpus``: it asks for nothing else."""
+        self.feasible = feasible
+        #: Whether tasks of this shape are run here, without a look at what is free.
+        self.runs_here = feasible and only_cpus
         self._in_order: deque[TaskRecord] = deque()
         #: (-urgent, -priority, order, push number, record)
         self._heap: list[tuple[int, int, int, int, TaskRecord]] = []
@@ -83,6 +87,12 @@ class ReadyQueues:
 
     def __init__(self) -> None:
         self.by_shape: dict[Shape, ReadyQueue] = {}
+
+    def add(self, shape: Shape, resources: ResourceSet) -> ReadyQueue:
+        """Return a new queue for ``shape``."""
+        only_cpus = len(shape) == 1 and shape[0][0] == CPU
+        queue = self.by_shape[shape] = ReadyQueue(feasible=resources.could_fit(shape), only_cpus=only_cpus)
+        return queue
 
     def in_order(self, resources: ResourceSet, now: Nanos) -> Iterator[tuple[Shape, ReadyQueue]]:
         """Yield each shape whose tasks may be run now. The caller runs what fits before it asks for the next."""

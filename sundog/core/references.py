@@ -57,10 +57,15 @@ class References:
     def process_releases(self, object_id: ObjectID, process: Address) -> bool:
         """The process's last reference is gone; True if nobody is left."""
         held = self._by_process.get(process)
-        if held is None or object_id not in held:
+        if held is None or held.pop(object_id, 0) is not None:
             return False
-        del held[object_id]
-        return self.drop(object_id)
+        counts = self.counts
+        left = counts[object_id] - 1
+        if left:
+            counts[object_id] = left
+            return False
+        del counts[object_id]
+        return True
 
     def process_lost(self, process: Address) -> list[ObjectID]:
         """Everything the process held is let go; returns what nobody holds any more, in the order of its taking."""

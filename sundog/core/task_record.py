@@ -11,7 +11,7 @@ import msgspec
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, FunctionID, ObjectID, ProcessID, TaskID
 from sundog.core.resources import Shape
-from sundog.core.task import TRANSITIONS, TaskSpec, TaskState, Value
+from sundog.core.task import TRANSITIONS, RunTask, TaskSpec, TaskState, Value
 from sundog.core.units import Nanos
 
 
@@ -39,6 +39,21 @@ class WorkerState(Enum):
     STOPPING = "stopping"  # it was asked to leave
 
 
+class FunctionRecord(msgspec.Struct):
+    """An exported function, and what the node has learnt of it."""
+
+    name: str
+    code: Value
+    #: Smoothed duration of its body; None until it has run once here.
+    mean: Nanos | None = None
+    calls: int = 0
+
+
+#: Shared by all tasks that have no dependencies, and never changed.
+NO_VALUES: list[Value | None] = []
+NOTHING_MISSING: dict[ObjectID, int] = {}
+
+
 class TaskRecord(msgspec.Struct):
     """One unfinished task."""
 
@@ -46,16 +61,22 @@ class TaskRecord(msgspec.Struct):
     submitter: Address
     #: Position among all tasks ever taken here: ready tasks of one priority go in this order.
     order: int
+    #: That of the spec, looked up once.
+    function: FunctionRecord
+    #: Values of spec.dependencies, as they become ready.
+    values: list[Value | None]
+    #: Dependencies without a value -> their place in ``values``.
+    missing: dict[ObjectID, int]
     state: TaskState = TaskState.WAITING
     #: Changes whenever results of an earlier dispatch must no longer count.
     attempt: int = 1
     #: How often the body has really started, and how many of those starts count against retries_max.
     starts: int = 0
     charges: int = 0
-    #: Values of spec.dependencies, as they become ready.
-    values: list[Value | None] = []
-    #: Dependencies without a value -> their place in ``values``.
-    missing: dict[ObjectID, int] = {}
+    #: Whether one of its values lies in the arena.
+    extents: bool = False
+    #: Tasks that were submitted while this one was unfinished and have a return of it as an argument.
+    dependents: list[TaskRecord] | None = None
     worker: WorkerRecord | None = None
     #: Its position in everything ever dispatched to its worker, and the lowest position whose returns it needs there.
     sequence: int = 0
@@ -94,6 +115,8 @@ class WorkerRecord(msgspec.Struct):
     late_at: Nanos = 0
     #: Tasks that could follow those in the pipeline (P5), oldest first; checked again when there is room.
     followers: deque[TaskRecord] = deque()
+    #: What this step dispatches to it.
+    runs: list[RunTask] = []
     functions: dict[FunctionID, None] = {}
     calls: dict[FunctionID, int] = {}
     #: Tokens are being taken back; tasks were reclaimed and the worker has not yet said that it dropped them.
@@ -122,6 +145,8 @@ def set_state(record: TaskRecord, state: TaskState) -> None:
 
 def check_tasks(tasks: Mapping[TaskID, TaskRecord], workers: Iterable[WorkerRecord]) -> None:
     """Raise InvariantViolation unless L2 and L3 of ``local_scheduler`` hold."""
+    if NO_VALUES or NOTHING_MISSING:
+        raise InvariantViolation("what tasks without dependencies share was changed")
     placed: dict[TaskID, ProcessID] = {}
     for worker in workers:
         for record in worker.pipeline:

@@ -37,7 +37,9 @@ class WorkerPool:
         """Return a new worker in state STARTING."""
         number = self._next
         self._next = ProcessID(number + 1)
-        worker = WorkerRecord(number, address(self._node, number), pipeline=deque(), followers=deque(), functions={}, calls={})
+        worker = WorkerRecord(
+            number, address(self._node, number), pipeline=deque(), followers=deque(), runs=[], functions={}, calls={}
+        )
         self.workers[number] = worker
         self.starting_count += 1
         return worker

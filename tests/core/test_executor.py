@@ -54,7 +54,7 @@ def test_values_are_kept_until_the_node_says_that_nobody_needs_them() -> None:
     for number in (1, 2, 3):
         executor.finished(run(number), (result(number),))
     executor.accept(RunTasks((), 2))
-    assert executor.kept == {returned(3): inline(3)}
+    assert executor.kept == {task_id(3): (result(3),)}
     executor.accept(RunTasks((), 2))
     assert executor.values(run(4, returned(3), values=(None,))) == (inline(3),)
 

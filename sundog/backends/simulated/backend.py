@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,17 @@ from sundog.backends.simulated.worker import Worker
 from sundog.core.config import Config
 from sundog.core.host import Host
 from sundog.core.ids import NodeID, root_task_id
-from sundog.core.units import SECOND
+from sundog.core.units import MICROSECOND, SECOND, Nanos
 
 if TYPE_CHECKING:
+    from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.simulated.network_model import NetworkModel
 
 #: What ``sundog.init`` takes for this backend beside its own settings.
-OPTIONS = ("nodes", "durations", "network", "costs", "log", "check_invariants")
+OPTIONS = ("nodes", "durations", "network", "costs", "profile", "log", "check_invariants")
 
+#: What real drivers and workers let submissions gather for; where a profile says what things cost, these do, too.
+SUBMITTED_FOR: Nanos = 100 * MICROSECOND
 _FIRST_NODE = NodeID(0)
 #: A simulation is the same every time; another seed gives another one.
 _DEFAULT_SEED = b"0"
@@ -43,6 +47,7 @@ def start(
     durations: Any = None,
     network: NetworkModel | Callable[[Any], Network] | None = None,
     costs: Mapping[str, float] | None = None,
+    profile: Profile | str | os.PathLike[str] | None = None,
     log: str | None = None,
     check_invariants: bool = False,
 ) -> Driver:
@@ -52,7 +57,10 @@ def start(
     the record of the host. ``nodes``: how many, each as ``config`` says, or one entry for each (see
     ``cluster_model``). ``durations``: how long bodies take that declare nothing (see ``durations.Durations``). ``network``: a
     model of what lies between processes, or a function of the SimPy environment that makes one. ``costs``: fields of
-    ``sim_loop.Costs`` by name, in seconds. ``log``: a file for the event log. ``check_invariants``: after every step of a host; slow.
+    ``sim_loop.Costs`` by name, in seconds. ``profile``: what nodes, drivers and workers are charged for what they do:
+    ``"default"``, ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or
+    None: nothing; ``network`` and ``costs`` prevail over what it says of them. ``log``: a file for the event log.
+    ``check_invariants``: after every step of a host; slow.
 
     Raises TypeError or ValueError for what makes no sense, or is not there yet.
     """
@@ -62,12 +70,16 @@ def start(
     clustered = len(models) > 1
     name = _DEFAULT_SEED if seed is None else seed
     bodies = Durations(durations)
-    loop = Loop(_costs(costs))
+    charged = _profile(profile)
+    loop = Loop(_costs(costs, charged))
+    if network is None and clustered and charged is not None:
+        network = charged.network
     between = _network(network, loop, name, clustered)
     recorder = None
     events = EventLog(log)
     try:
         cluster = Cluster(loop, between, events, bodies, checks=check_invariants)
+        cluster.profile = charged
         if record is not None:
             from sundog.backends.recorder import Recorder
 
@@ -112,9 +124,28 @@ def _network(network: Any, loop: Loop, seed: bytes, clustered: bool) -> Network:
     raise TypeError(f"network takes a NetworkModel, or a function of the SimPy environment, not {network!r}")
 
 
-def _costs(costs: Mapping[str, float] | None) -> Costs:
+def _profile(profile: Any) -> Profile | None:
+    """Return what ``init(profile=...)`` means."""
+    if profile is None:
+        return None
+    from sundog.backends.simulated.cost_model import Profile, load_profile, profile_path
+
+    if isinstance(profile, Profile):
+        return profile
+    if profile == "default":
+        return Profile()
+    if profile == "calibrated":
+        return load_profile(profile_path())
+    if isinstance(profile, (str, os.PathLike)):
+        return load_profile(profile)
+    raise TypeError(f"profile takes 'default', 'calibrated', the name of a file, or a Profile, not {profile!r}")
+
+
+def _costs(costs: Mapping[str, float] | None, profile: Profile | None = None) -> Costs:
     names = [field.name for field in msgspec.structs.fields(Costs)]
     given = {}
+    if profile is not None:
+        given = {"hop": profile.network.local_latency, "worker_start": profile.worker_start, "flush": SUBMITTED_FOR}
     for name, value in (costs or {}).items():
         if name not in names:
             raise TypeError(f"costs has no {name!r}; there are {', '.join(names)}, in seconds")

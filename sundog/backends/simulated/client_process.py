@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sundog.backends import current
 from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.simulated.charges import ChargedArena, Charges
 from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process
 from sundog.backends.simulated.virtual_time import strand_of_thread
@@ -48,6 +49,11 @@ class ClientProcess(Process):
         self.config = node.config
         self.node_number = int(node.number)
         self.arena: Arena = node.store  # type: ignore[assignment]  # where there is user code, it holds real bytes
+        #: What its own work costs; None: nothing.
+        self.charges: Charges | None = None
+        if node.profile is not None and node.cores is not None:
+            self.charges = Charges(self, node.profile, node.cores, worker=worker)
+            self.arena = ChargedArena(self.arena, self.charges)
         self.host_address = address(node_of(where), HOST)
         self.client = Client(node.config, where, self.host_address, worker=worker)
         self.facts: deque[Any] = deque()
@@ -187,6 +193,8 @@ class ClientProcess(Process):
         """See ``base.Port``."""
         self.check_open()
         self.node.occurred(Occurrence.SUBMITTED)
+        if self.charges is not None:
+            self.charges.submission(self.facts)
         if self.paused:
             self._wait_for_room()
         if self._flush_at is None:
@@ -196,6 +204,8 @@ class ClientProcess(Process):
     def kick(self) -> None:
         """See ``base.Port``."""
         if not self.dead:
+            if self.charges is not None:
+                self.charges.submission(self.facts)
             self.turn_soon()
 
     def ask(self, fact: Any) -> Action:
@@ -207,8 +217,11 @@ class ClientProcess(Process):
         try:
             self.facts.append(fact)
             self.turn()
+            asleep = waiter.answer is None
             while waiter.answer is None:
                 strand.suspend()
+            if self.charges is not None:
+                self.charges.answer(waiter.answer, asleep)
         except BaseException:
             self._abandon(fact.request, waiter)
             raise
@@ -233,6 +246,8 @@ class ClientProcess(Process):
         session = current.get()
 
         def answered(answer: Action) -> None:
+            if self.charges is not None:
+                self.charges.answer(answer, False)
             loop = self.loop
             running, before = loop.running, current.get()
             loop.running = None

@@ -48,6 +48,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     receive: Nanos = 3 * MICROSECOND
     #: A task in its worker besides its body: unpacking, calling, packing, reporting.
     worker_task: Nanos = 5 * MICROSECOND
+    #: What it computes more once what a driver, or worker, has slept for is there: threads that wake each other, cold caches.
+    driver_wake: Nanos = 10 * MICROSECOND
+    worker_wake: Nanos = 10 * MICROSECOND
     #: From the node's wish for a worker to one that takes tasks.
     worker_start: Nanos = 6 * MILLISECOND
 
@@ -58,6 +61,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     copy_bytes_per_second: int = 12_000_000_000
     #: Into pages that are fresh.
     fresh_copy_bytes_per_second: int = 1_500_000_000
+    #: Inline values through a socket, once into it or once out of it, framing and copies included.
+    message_bytes_per_second: int = 1_000_000_000
+
+    #: How many cores the processes of a node share; 0: each has one of its own.
+    cores: int = 0
 
     #: Between processes and nodes; ``network.local_latency`` is measured, the rest is what a data centre has.
     network: NetworkModel = NetworkModel()
@@ -74,18 +82,31 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def serialize_time(self, size: int) -> Nanos:
         """Return how long it takes to pickle, or unpickle, ``size`` bytes of plain data."""
-        return -(-size * SECOND // self.serialize_bytes_per_second)
+        return _time(size, self.serialize_bytes_per_second)
 
     def copy_time(self, size: int, fresh: bool = False) -> Nanos:
         """Return how long ``size`` bytes take into the store; ``fresh``: into pages never written before."""
         rate = self.fresh_copy_bytes_per_second if fresh else self.copy_bytes_per_second
-        return -(-size * SECOND // rate)
+        return _time(size, rate)
 
+    def message_time(self, size: int) -> Nanos:
+        """Return how long a process takes to send, or to receive, ``size`` bytes of inline values."""
+        return _time(size, self.message_bytes_per_second)
+
+
+def _time(size: int, rate: int) -> Nanos:
+    """Return the whole nanoseconds next to ``size / rate`` seconds."""
+    return (size * SECOND + rate // 2) // rate
+
+
+#: Fast enough that a gigabyte takes no whole nanosecond.
+_AT_ONCE = 1 << 62
 
 #: Nothing takes time but bodies: for tests, and for questions about policies alone.
 FREE = Profile(
-    name="free", node_turn=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, worker_start=0,
-    serialize_bytes_per_second=1 << 60, copy_bytes_per_second=1 << 60, fresh_copy_bytes_per_second=1 << 60,
+    name="free", node_turn=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, driver_wake=0, worker_wake=0,
+    worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
+    fresh_copy_bytes_per_second=_AT_ONCE, message_bytes_per_second=_AT_ONCE,
     network=NetworkModel(latency=0, local_latency=0, bandwidth=1024 * GIB),
 )  # fmt: skip
 

@@ -142,7 +142,8 @@ class Driver(ClientProcess):
             self._submitted_by_thread()
             return
         super().submitted()
-        self._main.tick(self.loop.costs.call)
+        if self.charges is None or not self.charges.profile.submit:
+            self._main.tick(self.loop.costs.call)
 
     def kick(self) -> None:
         """See ``base.Port``."""

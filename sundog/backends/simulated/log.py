@@ -74,6 +74,23 @@ class EventLog:
             self._file.write(buffer)
 
 
+class NoLog(EventLog):
+    """In place of a log where nobody asks for one: it costs next to nothing."""
+
+    def host_turn(self, now: Nanos, where: Address, events: Sequence[Event], actions: Sequence[Action]) -> None:
+        """See :class:`EventLog`."""
+
+    def client_turn(self, now: Nanos, where: Address, events: Sequence[Event], actions: Sequence[Action]) -> None:
+        """See :class:`EventLog`."""
+
+    def digest(self) -> str:
+        """Return nothing."""
+        return ""
+
+    def close(self) -> None:
+        """See :class:`EventLog`."""
+
+
 # -- what is the same in every run --------------------------------------------------------------------------------------------
 
 

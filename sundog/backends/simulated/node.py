@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from simpy.events import Event
 
 from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, perform, performs
+from sundog.backends.simulated.cores import Cores
 from sundog.backends.simulated.occurrences import Occurrence
-from sundog.backends.simulated.sim_loop import Process, wire_size
+from sundog.backends.simulated.sim_loop import Process, inline_bytes, wire_size
 from sundog.core.actions import (
     ClosePeer,
     Dispatch,
@@ -51,6 +52,18 @@ def decisions(actions: Sequence[Action]) -> int:
         elif kind is Send and type(action.message) is TaskAssigned:  # type: ignore[attr-defined]
             count += 1
     return count
+
+
+def _carried(events: Sequence[MachineEvent], actions: Sequence[Action]) -> int:
+    """Return how many bytes of inline values came with ``events`` and go with ``actions``."""
+    size = inline_bytes([message for _, message in events])
+    for action in actions:
+        kind = type(action)
+        if kind is Dispatch:
+            size += inline_bytes([RunTasks(action.tasks, 0)])  # type: ignore[attr-defined]
+        elif kind is Send:
+            size += inline_bytes([action.message])  # type: ignore[attr-defined]
+    return size
 
 
 class SteppedHost(Protocol):
@@ -131,6 +144,8 @@ class Node(Process):
         self._clock: Nanos = 0
         #: What turns cost; None: nothing.
         self.profile = cluster.profile
+        #: What its processes compute on; None: nothing takes time.
+        self.cores = None if self.profile is None else Cores(cluster.loop, self.profile.cores)
         #: What the turn under way will do at its end: a node does one thing at a time.
         self._acting: Sequence[Action] | None = None
         self._cluster = cluster
@@ -161,18 +176,28 @@ class Node(Process):
         self.log.host_turn(now, self.where, events, actions)
         if self.checks:
             self.host.check_invariants()
-        span = 0 if self.profile is None else self.profile.node_time(len(events), decisions(actions))
-        if self.slowness != 1000:
-            span = self.slowed(span) + max(0, self.slowness - 1000) * self.loop.costs.hop // 1000
         if self._cluster.occurred is not None:
             self._tell_of_ends(events)
+        span = self._takes(events, actions)
         if span:
             self._acting = actions
-            self.loop.call_at(now + span, self._act_late)
+            if self.cores is not None:
+                self.cores.compute(span, self._act_late)
+            else:
+                self.loop.call_at(now + span, self._act_late)
             return
         self._act(actions)
         if not self.dead:
             self.rearm()
+
+    def _takes(self, events: Sequence[MachineEvent], actions: Sequence[Action]) -> Nanos:
+        """Return how long this turn takes."""
+        span = 0
+        if self.profile is not None:
+            span = self.profile.node_time(len(events), decisions(actions)) + self.profile.message_time(_carried(events, actions))
+        if self.slowness != 1000:
+            span = self.slowed(span) + max(0, self.slowness - 1000) * self.loop.costs.hop // 1000
+        return span
 
     def _tell_of_ends(self, events: Sequence[MachineEvent]) -> None:
         for _, fact in events:

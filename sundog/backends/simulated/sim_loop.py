@@ -331,21 +331,48 @@ def wire_size(messages: list[Any]) -> int:
     return size
 
 
+def inline_bytes(messages: list[Any]) -> int:
+    """Return how many bytes of inline values travel with ``messages``."""
+    size = 0
+    for message in messages:
+        measure = _VALUES.get(type(message))
+        if measure is not None:
+            size += measure(message)
+    return size
+
+
 _FRAME_BYTES = 64
+
+
+def inline_size(value: Any) -> int:
+    """Return how many bytes a Value, or None, carries itself."""
+    return 0 if value is None or value.offset != -1 else int(value.size)
+
+
+def _values() -> dict[type, Callable[[Any], int]]:
+    from sundog.core import messages as msg
+
+    inline = inline_size
+    return {
+        msg.TaskSubmitted: lambda m: inline(m.spec.arguments),
+        msg.ObjectPut: lambda m: inline(m.value),
+        msg.TaskFinished: lambda m: sum([inline(result.value) for result in m.results]),
+        msg.RunTasks: lambda m: sum([inline(r.spec.arguments) + sum(map(inline, r.values)) for r in m.tasks]),
+        msg.ObjectsReady: lambda m: sum([inline(ready.value) for ready in m.objects]),
+    }
+
+
+_VALUES = _values()
 
 
 def _measures() -> dict[type, Callable[[Any], int]]:
     from sundog.core import messages as msg
 
-    def inline(value: Any) -> int:
-        return 0 if value is None or value.offset >= 0 else int(value.size)
-
+    runs, ready = _VALUES[msg.RunTasks], _VALUES[msg.ObjectsReady]
     return {
-        msg.TaskSubmitted: lambda m: inline(m.spec.arguments),
-        msg.ObjectPut: lambda m: inline(m.value),
-        msg.TaskFinished: lambda m: sum([inline(result.value) for result in m.results]),
-        msg.RunTasks: lambda m: sum([inline(r.spec.arguments) + sum(map(inline, r.values)) + 64 for r in m.tasks]),
-        msg.ObjectsReady: lambda m: sum([inline(ready.value) + 32 for ready in m.objects]),
+        **_VALUES,
+        msg.RunTasks: lambda m: runs(m) + 64 * len(m.tasks),
+        msg.ObjectsReady: lambda m: ready(m) + 32 * len(m.objects),
         msg.ObjectsWanted: lambda m: 20 * len(m.object_ids),
         msg.HoldsTaken: lambda m: 20 * len(m.object_ids),
         msg.HoldsReleased: lambda m: 20 * len(m.object_ids),

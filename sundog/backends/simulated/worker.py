@@ -16,7 +16,7 @@ from simpy.events import Event
 from sundog.backends.session import Session
 from sundog.backends.simulated.client_process import ClientProcess
 from sundog.backends.simulated.occurrences import Occurrence
-from sundog.backends.simulated.strand import Strand
+from sundog.backends.simulated.strand import Strand, WorkerKilled
 from sundog.backends.task_body import Outcome, TaskBody
 from sundog.core import messages as msg
 from sundog.core.errors import InvariantViolation
@@ -57,8 +57,11 @@ class Worker(ClientProcess):
         self._blocked: Nanos = 0
         #: What the running task takes beyond what its body waits for.
         self._duration: Nanos = 0
+        self._computing = False
         self._work_due = False
         self._stopping = False
+        #: The declared duration that passes on the node's cores, for ``Cores.stop``.
+        self._computation: int | None = None
 
     @property
     def strand(self) -> Strand | None:
@@ -84,6 +87,8 @@ class Worker(ClientProcess):
     def turn(self) -> None:
         """See ``Process``."""
         super().turn()
+        if self.charges is not None:
+            self.charges.told()
         if self.run is None and not self._work_due and (self._executor.queue or self._stopping):
             self._work_due = True
             self.loop.call_at(self.loop.now, self._work)
@@ -95,10 +100,12 @@ class Worker(ClientProcess):
 
     # -- the pipeline ---------------------------------------------------------------------------------------------------------
 
-    def _work(self, _: Event | None = None) -> None:
+    def _work(self, event: Event | None = None) -> None:
         """Run what lies in the pipeline, until a body blocks for longer than this call, or takes time."""
         self._work_due = False
-        executor = self._executor
+        executor, charges = self._executor, self.charges
+        if charges is not None and executor.queue and self.run is None and event is not None:
+            charges.wake()
         while self.run is None and not self.dead:
             run = executor.next()
             if run is None:
@@ -111,6 +118,10 @@ class Worker(ClientProcess):
                 self.started = self.finished = run.sequence
                 self.facts.append(executor.skip(run))
             else:
+                if charges is not None and self.facts and charges.tells_before(run.spec.function_id):
+                    self._work_due = True  # what that turn brings is run here
+                    self.turn()
+                    self._work_due = False
                 self._execute(run, values)
         self.flush()
         if self._stopping and self.run is None and not self.dead and not executor.queue and not self.facts:
@@ -129,26 +140,56 @@ class Worker(ClientProcess):
         began = loop.now
         strand = self._strand = Strand(loop, self, getcurrent())
         strand.begins(self._session)
-        outcome = self._body(run, self._functions.get(run.spec.function_id), values)
+        outcome = self._charged(run, values) if self.charges is not None else self._call(run, values)
         strand.ends()
         self._strand = None
         self.node.streams.forget(strand)
-        if self.dead:
+        if self.dead or outcome is None:
             return  # killed: nobody hears of it
-        took = loop.now - began - self._blocked + self.node.slowed(self._duration)
-        if self._duration:
-            loop.timers += 1
-            loop.call_at(loop.now + self.node.slowed(self._duration), lambda _: self._report_late(run, outcome, took))
+        duration = self.node.slowed(self._duration)
+        if not duration:
+            self._report(run, outcome, began)
+            return
+        self._computes(True)
+        if self.node.cores is None:
+            loop.call_at(loop.now + duration, lambda _: self._report_late(run, outcome, began))
         else:
-            self._report(run, outcome, took)
+            self._computation = self.node.cores.compute(duration, lambda _: self._report_late(run, outcome, began))
 
-    def _report_late(self, run: msg.RunTask, outcome: Outcome, took: Nanos) -> None:
-        self.loop.timers -= 1
+    def _computes(self, whether: bool) -> None:
+        """A duration passes, or does so no more."""
+        if self._computing is not whether:
+            self._computing = whether
+            self.loop.timers += 1 if whether else -1
+
+    def _call(self, run: msg.RunTask, values: tuple[Value, ...]) -> Outcome:
+        assert self._body is not None
+        return self._body(run, self._functions.get(run.spec.function_id), values)
+
+    def _charged(self, run: msg.RunTask, values: tuple[Value, ...]) -> Outcome | None:
+        """Call a body; what comes before and after it takes time, too. None if the worker was killed meanwhile."""
+        charges = self.charges
+        assert charges is not None
+        try:
+            charges.task_begins(run, values)
+            outcome = self._call(run, values)
+            if not self.dead:
+                charges.task_ends(outcome)
+        except WorkerKilled:
+            return None
+        return outcome
+
+    def _report_late(self, run: msg.RunTask, outcome: Outcome, began: Nanos) -> None:
+        self._computation = None
+        self._computes(False)
         if not self.dead and self.run is run:
-            self._report(run, outcome, took)
+            self._report(run, outcome, began)
             self._work()
 
-    def _report(self, run: msg.RunTask, outcome: Outcome, took: Nanos) -> None:
+    def _report(self, run: msg.RunTask, outcome: Outcome, began: Nanos) -> None:
+        took = self.loop.now - began - self._blocked
+        if self.charges is not None:
+            self.charges.took(run.spec.function_id, took)
         self.finished = run.sequence
         self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
         if not outcome.failed:
@@ -201,8 +242,11 @@ class Worker(ClientProcess):
     def die(self) -> Strand | None:
         """Never do anything again; return the suspended body, if there is one, to be unwound at the session's end."""
         self.dead = True
+        if self._computation is not None and self.node.cores is not None:
+            self.node.cores.stop(self._computation)
         strand = self._strand
         if strand is not None:
             strand.doomed = True
             strand.sleeps_no_more()
+        self._computes(False)
         return strand

@@ -1,4 +1,4 @@
-"""What is written down while a workload runs: compactly by task and node, a store or two for each thing that happens.
+"""What is written down while a workload runs: compactly by task and node, some stores for each thing that happens.
 
 Sums over time are kept without a clock: a level that goes up by x at time t adds ``-x * t``, and ``x * t`` when it comes down
 again, so that what remains at the end is the integral of the level. They are kept apart from what is stored by task, and
@@ -7,8 +7,8 @@ again, so that what remains at the end is the integral of the level. They are ke
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
+from typing import Any
 
 from sundog.backends.simulated.workloads.workload import Get, Workload
 from sundog.core.errors import InvariantViolation
@@ -23,37 +23,38 @@ class Measures:
     """The record of one run of ``workload`` on nodes that have ``shapes``. Times are virtual nanoseconds from the run's start.
 
     The engine calls the methods, in any order between tasks but with the times of one task in order: ``submitted``, then
-    ``started``, any number of ``blocked`` and ``resumed``, then ``finished``; after ``lost`` it is started again. It adds to the
-    counters itself: ``measures.steps += 1``, ``measures.spilled_out[node] += 1``.
+    ``started``, any number of ``blocked`` and ``resumed``, then ``finished``; after ``lost`` it is started again. A value that is
+    put is submitted, started and finished at the same time. To the counters the engine adds itself: ``measures.steps += 1``,
+    ``measures.spilled_out[node] += 1``.
     """
 
     __slots__ = (
-        "attempts", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
+        "_ready", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
         "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
-        "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "seconds", "shapes",
-        "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at", "submitted_count",
-        "wasted", "worker", "workload",
+        "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "retries", "seconds",
+        "shapes", "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at",
+        "submitted_count", "wasted", "worker", "workload",
     )  # fmt: skip
 
     def __init__(self, workload: Workload, shapes: Sequence[Shape]) -> None:
         count, nodes = len(workload), len(shapes)
         self.workload = workload
         self.shapes = tuple(shapes)
-        # By task.
-        self.submitted_at = array("q", [NEVER]) * count
+        # By task. Lists, since a store into one takes a fifth of that into an array.
+        self.submitted_at = [NEVER] * count
         #: The body of the last attempt began.
-        self.started_at = array("q", [NEVER]) * count
+        self.started_at = [NEVER] * count
         #: The body returned whose result counts.
-        self.finished_at = array("q", [NEVER]) * count
-        #: How long the last attempt waited in get.
-        self.blocked_for = array("q", [0]) * count
-        self.node = array("i", [NEVER]) * count
-        self.worker = array("i", [NEVER]) * count
-        #: How often its body began.
-        self.attempts = array("I", [0]) * count
+        self.finished_at = [NEVER] * count
+        self.node = [NEVER] * count
+        self.worker = [NEVER] * count
+        #: How long the last attempt waited in get, by those that did.
+        self.blocked_for: dict[int, Nanos] = {}
+        #: How many of its attempts were lost, by those that lost any.
+        self.retries: dict[int, int] = {}
         #: The CPU shares that it holds while it computes.
         by_shape: dict[Shape, int] = {one: dict(one).get(CPU, 0) for one in {task.resources for task in workload}}
-        self.share = array("q", [by_shape[task.resources] for task in workload])
+        self.share = [by_shape[task.resources] for task in workload]
         # By node.
         self.capacity = [dict(one).get(CPU, 0) for one in shapes]
         #: CPU shares times nanoseconds, while tasks compute. With a task under way, no number that means anything.
@@ -88,6 +89,7 @@ class Measures:
         #: When the run was over, and how many real seconds it took.
         self.ended_at: Nanos = 0
         self.seconds = 0.0
+        self._ready: list[Nanos] | None = None
 
     # --- what the engine calls for tasks ------------------------------------------------------------------------------
 
@@ -102,12 +104,11 @@ class Measures:
         self.started_at[index] = now
         self.node[index] = node
         self.worker[index] = worker
-        self.attempts[index] += 1
         self.busy[node] -= self.share[index] * now
 
     def blocked(self, index: int, now: Nanos) -> None:
         """Its body waits in get and has given its CPUs back."""
-        self.blocked_for[index] -= now
+        self.blocked_for[index] = self.blocked_for.get(index, 0) - now
         self.busy[self.node[index]] += self.share[index] * now
 
     def resumed(self, index: int, now: Nanos) -> None:
@@ -125,13 +126,14 @@ class Measures:
     def lost(self, index: int, now: Nanos, blocked: bool = False) -> None:
         """The attempt is over and its result does not count: the worker or its node died. ``blocked``: it waited in get then."""
         node, share = self.node[index], self.share[index]
+        waited = self.blocked_for.pop(index, 0)
         if blocked:
-            self.blocked_for[index] += now
+            waited += now
         else:
             self.busy[node] += share * now
-        self.wasted[node] += share * (now - self.started_at[index] - self.blocked_for[index])
-        self.blocked_for[index] = 0
+        self.wasted[node] += share * (now - self.started_at[index] - waited)
         self.started_at[index] = NEVER
+        self.retries[index] = self.retries.get(index, 0) + 1
 
     # --- for stores and fetches ---------------------------------------------------------------------------------------
 
@@ -158,18 +160,23 @@ class Measures:
         """The run is over at ``now``, after so many real seconds."""
         self.ended_at = now
         self.seconds = seconds
+        self._ready = None
 
     # --- what follows from it -----------------------------------------------------------------------------------------
 
-    def ready_at(self) -> array[int]:
-        """Return, by task, when it could have begun: it was submitted and its last input's task had finished; NEVER if that
-        did not come. Where that input was, and how long it travels, is no matter: to wait for it is queueing."""
+    def ready_at(self) -> list[Nanos]:
+        """Return, by task, when it could have begun: it was submitted, and its last input's task had finished; NEVER if that did
+        not come. Where the input was and how long it travels is no matter: to wait for it is queueing. To be called after
+        ``close``."""
+        if self._ready is not None:
+            return self._ready
         finished = self.finished_at
-        found = array("q", self.submitted_at)
+        found = list(self.submitted_at)
         for index, task in enumerate(self.workload.tasks):
             if task.inputs and found[index] != NEVER:
                 times = [finished[producer] for producer, _ in task.inputs]
                 found[index] = NEVER if min(times) == NEVER else max(found[index], *times)
+        self._ready = found
         return found
 
     def makespan(self) -> Nanos:
@@ -177,6 +184,20 @@ class Measures:
         if not self.finished_count:
             return 0
         return max(self.finished_at) - min([at for at in self.submitted_at if at != NEVER], default=0)
+
+    def busy_at_end(self) -> list[int]:
+        """Return, by node, CPU shares times nanoseconds that tasks computed, with those that were still at it at the end."""
+        found = list(self.busy)
+        if self.finished_count < self.submitted_count:
+            for index in self.unfinished():
+                # One that waits has its last wait taken away and not yet given back.
+                if self.started_at[index] != NEVER and self.blocked_for.get(index, 0) >= 0:
+                    found[self.node[index]] += self.share[index] * self.ended_at
+        return found
+
+    def waits(self) -> bool:
+        """Tell whether any body waits in get: when it goes on, it may for a while use CPUs that nobody has."""
+        return any(isinstance(step, Get) for task in self.workload.tasks for step in task.steps)
 
     def unfinished(self) -> list[int]:
         """Return the tasks that have not finished."""
@@ -198,57 +219,70 @@ class Measures:
         self._check_bytes()
 
     def _check_lives(self) -> None:
-        ready = self.ready_at()
-        for index, end in enumerate(self.finished_at):
-            if end == NEVER:
-                continue
-            start = self.started_at[index]
-            took = end - start - self.blocked_for[index]
-            duration = self.workload.tasks[index].duration
-            if not 0 <= self.submitted_at[index] <= ready[index] <= start <= end or end > self.ended_at or took < duration:
-                raise InvariantViolation(
-                    f"{self.workload.name_of(index)}: submitted {self.submitted_at[index]}, ready {ready[index]}, started {start}, "
-                    f"finished {end}, blocked for {self.blocked_for[index]} ns of them, run over at {self.ended_at}; its duration "
-                    f"is {duration} ns: these are no order of a life"
-                )
+        import numpy as np
+
+        submitted, started, finished = whole(self.submitted_at), whole(self.started_at), whole(self.finished_at)
+        ready = whole(self.ready_at())
+        took = finished - started - self._waited()
+        durations = np.fromiter([task.duration for task in self.workload.tasks], np.int64, len(finished))
+        ordered = (submitted >= 0) & (submitted <= ready) & (ready <= started) & (started <= finished)
+        wrong = (finished != NEVER) & ~(ordered & (finished <= self.ended_at) & (took >= durations))
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise InvariantViolation(
+                f"{self.workload.name_of(index)}: submitted {submitted[index]}, ready {ready[index]}, started {started[index]}, "
+                f"finished {finished[index]}, blocked for {self.blocked_for.get(index, 0)} ns of them, run over at {self.ended_at}; its "
+                f"duration is {durations[index]} ns: these are no order of a life"
+            )
+
+    def _waited(self) -> Any:
+        import numpy as np
+
+        found = np.zeros(len(self.node), np.int64)
+        for index, span in self.blocked_for.items():
+            found[index] = span
+        return found
 
     def _check_little(self) -> None:
-        begun = [index for index, at in enumerate(self.submitted_at) if at != NEVER]
-        if len(begun) != self.submitted_count:
-            raise InvariantViolation(f"{self.submitted_count} submissions of {len(begun)} tasks: one was submitted twice")
-        done = [index for index in begun if self.finished_at[index] != NEVER]
-        if len(done) != self.finished_count:
-            raise InvariantViolation(f"{self.finished_count} ends of {len(done)} tasks: one ended twice, or was never submitted")
-        responses = sum([self.finished_at[index] - self.submitted_at[index] for index in done])
-        # Those that are still in the system have been there until now.
-        present = sum([self.submitted_at[index] for index in begun if self.finished_at[index] == NEVER])
-        if responses != self.in_system + present:
+        submitted, finished = whole(self.submitted_at), whole(self.finished_at)
+        begun, done = submitted != NEVER, (submitted != NEVER) & (finished != NEVER)
+        if int(begun.sum()) != self.submitted_count:
+            raise InvariantViolation(f"{self.submitted_count} submissions of {begun.sum()} tasks: one was submitted twice")
+        if int(done.sum()) != self.finished_count or int((finished != NEVER).sum()) != self.finished_count:
+            raise InvariantViolation(f"{self.finished_count} ends of {done.sum()} tasks: one ended twice, or was never submitted")
+        responses = exact_sum(finished[done] - submitted[done])
+        # Those that are still in the system were never counted out of it.
+        number = self.in_system + exact_sum(submitted[begun & ~done])
+        if responses != number:
             raise InvariantViolation(
-                f"Little's law: response times come to {responses} ns, the number in the system to {self.in_system + present} ns"
+                f"Little's law: response times come to {responses} ns, the number in the system over time to {number} ns"
             )
 
     def _check_busy(self) -> None:
-        computed = list(self.wasted)
-        open_ended = [0] * len(computed)
-        for index, start in enumerate(self.started_at):
-            if start == NEVER:
-                continue
-            node, share, end = self.node[index], self.share[index], self.finished_at[index]
-            if end == NEVER:
-                open_ended[node] += 1
-            else:
-                computed[node] += share * (end - start - self.blocked_for[index])
-        waits = any(isinstance(step, Get) for task in self.workload.tasks for step in task.steps)
+        import numpy as np
+
+        nodes = whole(self.node)
+        started, finished, shares = whole(self.started_at), whole(self.finished_at), whole(self.share)
+        spans = finished - started - self._waited()
+        done = (started != NEVER) & (finished != NEVER) & (shares > 0)
+        order = np.flatnonzero(done)
+        order = order[np.argsort(nodes[order], kind="stable")]
+        bounds = np.searchsorted(nodes[order], np.arange(len(self.busy) + 1))
+        running = set(nodes[(started != NEVER) & (finished == NEVER)].tolist())
+        overdraws = self.waits()
         for node, busy in enumerate(self.busy):
-            if open_ended[node]:
+            if node in running:
                 continue
-            if busy != computed[node]:
+            mine = order[bounds[node] : bounds[node + 1]]
+            computed = self.wasted[node]
+            for share in np.unique(shares[mine]).tolist():
+                computed += share * exact_sum(spans[mine[shares[mine] == share]])
+            if busy != computed:
                 raise InvariantViolation(
-                    f"node {node}: tasks computed {computed[node]} CPU share ns on it, it was busy for {busy}; differ by "
-                    f"{busy - computed[node]}"
+                    f"node {node}: tasks computed {computed} CPU share ns on it, it was busy for {busy}; they differ by "
+                    f"{busy - computed}"
                 )
-            # A task that resumes may take more CPUs than there are, for a while; no other may.
-            if not waits and busy > self.capacity[node] * self.ended_at:
+            if not overdraws and busy > self.capacity[node] * self.ended_at:
                 raise InvariantViolation(
                     f"node {node}: busy for {busy} CPU share ns, and all its CPUs for the {self.ended_at} ns of the run are "
                     f"{self.capacity[node] * self.ended_at}"
@@ -266,3 +300,15 @@ class Measures:
                 raise InvariantViolation(
                     f"node {node}: {stored} bytes came into its store, {self.freed[node]} left it, {self.resident[node]} are in it"
                 )
+
+
+def whole(numbers: Sequence[int]) -> Any:
+    """Return ``numbers`` as a numpy array."""
+    import numpy as np
+
+    return np.array(numbers, np.int64)
+
+
+def exact_sum(numbers: Any) -> int:
+    """Return the sum of a numpy array of whole numbers, however large it is."""
+    return (int((numbers >> 32).sum()) << 32) + int((numbers & 0xFFFFFFFF).sum())

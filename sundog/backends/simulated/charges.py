@@ -1,0 +1,139 @@
+"""What a driver or worker is charged for its own work, where a profile says what that costs. See ``cost_model``.
+
+The code that runs pays: its strand computes for that long on the node's cores. What the loop did for a process meanwhile (an
+answer to a future) is owed, and paid with the next charge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sundog.backends.serialization import PICKLE
+from sundog.backends.simulated.sim_loop import inline_size
+from sundog.core.actions import ResolveGet
+from sundog.core.messages import ObjectPut, TaskSubmitted
+from sundog.core.units import Nanos
+
+if TYPE_CHECKING:
+    from sundog.backends.base import Arena
+    from sundog.backends.simulated.client_process import ClientProcess
+    from sundog.backends.simulated.cores import Cores
+    from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.task_body import Outcome
+    from sundog.core.ids import FunctionID
+    from sundog.core.machine import Action
+    from sundog.core.messages import RunTask
+    from sundog.core.task import Value
+
+
+class Charges:
+    """The charges of one process; see the module."""
+
+    def __init__(self, process: ClientProcess, profile: Profile, cores: Cores, *, worker: bool) -> None:
+        self.profile = profile
+        self._process = process
+        self._cores = cores
+        self._wake = profile.worker_wake if worker else profile.driver_wake
+        self._owed: Nanos = 0
+        #: The submission that was charged last: a process may be kicked more than once for one.
+        self._charged: Any = None
+        #: When the node was last told anything, and how long the bodies of a function take, as a real worker's loop knows it.
+        self._told_at: Nanos = 0
+        self._means: dict[FunctionID, Nanos] = {}
+
+    def charge(self, span: Nanos) -> None:
+        """Let the code that runs compute for ``span``; if none of this process does, its next charge is that much more."""
+        span += self._owed
+        self._owed = 0
+        if not span:
+            return
+        strand = self._process.strand
+        if strand is None or not self._process.may_wait():
+            self._owed = span
+        else:
+            self._cores.spend(strand, span)
+
+    def submission(self, facts: Sequence[Any]) -> None:
+        """``.remote()`` or ``put`` has written its fact."""
+        fact = facts[-1] if facts else None
+        if fact is self._charged or fact is None:
+            return
+        kind = type(fact)
+        if kind is TaskSubmitted:
+            value = fact.spec.arguments
+        elif kind is ObjectPut:
+            value = fact.value
+        else:
+            return
+        self._charged = fact
+        self.charge(self.profile.submit + self._serialized(value) + self.profile.message_time(inline_size(value)))
+
+    def answer(self, answer: Action, asleep: bool) -> None:
+        """An answer has come; ``asleep``: the code had to wait for it."""
+        span = self._wake if asleep else 0
+        if type(answer) is ResolveGet:
+            for value in answer.values:
+                span += self.profile.receive + self._arrived(value)
+        self.charge(span)
+
+    def wake(self) -> None:
+        """A worker had nothing to do and has now."""
+        self._owed += self._wake
+
+    def task_begins(self, run: RunTask, values: Sequence[Value]) -> None:
+        """A task is about to be called with ``values``, those of its dependencies."""
+        span = self.profile.worker_task + self._arrived(run.spec.arguments)
+        for value, sent in zip(values, run.values, strict=True):
+            span += self._serialized(value) if sent is None else self._arrived(value)
+        self.charge(span)
+
+    def task_ends(self, outcome: Outcome) -> None:
+        """A task has been called; what it returned is packed and sent."""
+        span = 0
+        for result in outcome.results:
+            span += self._arrived(result.value)
+        self.charge(span)
+
+    # -- a worker's pipeline ----------------------------------------------------------------------------------------------------
+
+    def told(self) -> None:
+        """The node was told everything."""
+        self._told_at = self._process.loop.now
+
+    def tells_before(self, function_id: FunctionID) -> bool:
+        """Tell whether a worker sends what it has to say before the next body: that takes long, or it is old."""
+        config, mean = self._process.config, self._means.get(function_id)
+        waited = self._process.loop.now - self._told_at
+        return mean is None or mean > config.flush_before_body or waited > config.flush_after
+
+    def took(self, function_id: FunctionID, span: Nanos) -> None:
+        """A body took ``span``."""
+        mean = self._means.get(function_id)
+        self._means[function_id] = span if mean is None else mean + (span - mean >> self._process.config.mean_shift)
+
+    # -- bytes ------------------------------------------------------------------------------------------------------------------
+
+    def _serialized(self, value: Value) -> Nanos:
+        """Pickles are made and read; all else is copied when it is stored, if at all."""
+        return self.profile.serialize_time(value.size) if value.format == PICKLE else 0
+
+    def _arrived(self, value: Value) -> Nanos:
+        return self._serialized(value) + self.profile.message_time(inline_size(value))
+
+
+class ChargedArena:
+    """``base.Arena`` whose writers are charged for what they are about to copy."""
+
+    def __init__(self, arena: Arena, charges: Charges) -> None:
+        self._arena = arena
+        self._charges = charges
+
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
+        """See ``base.Arena``."""
+        self._charges.charge(self._charges.profile.copy_time(size, fresh=not warm))
+        self._arena.fill(offset, size, warm, segments)
+
+    def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
+        """See ``base.Arena``."""
+        return self._arena.read(offset, size, on_death)

@@ -1,0 +1,406 @@
+"""A worker without bodies: core's executor, tokens, a progress record, and tasks that take their time.
+
+What a real worker says, this one says: results of the right sizes, extents for large ones, grants that go back, submissions of
+tasks with steps, a blocking get. Its client machine is made when the first task needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event as SimEvent
+
+from sundog.backends.simulated.workloads.workload import PUT, Compute, Submit, WorkTask
+from sundog.core import actions as act
+from sundog.core import messages as msg
+from sundog.core.client import Client
+from sundog.core.events import Asked, GetRequested, PinDropped, ReferenceDropped
+from sundog.core.executor import Executor
+from sundog.core.ids import LOOP, Address, IdSequence, ObjectID, ProcessID, address
+from sundog.core.machine import Event, Fact
+from sundog.core.task import Result, Value
+from sundog.core.units import Nanos
+
+if TYPE_CHECKING:
+    from sundog.backends.simulated.experiment.bare_node import BareNode
+    from sundog.backends.simulated.experiment.experiment import Experiment
+    from sundog.backends.simulated.strand import Strand
+
+#: Numbers that stand for process IDs: the same in every run.
+_PIDS_A_NODE = 100_000
+
+
+class BareWorker:
+    """See the module. One task at a time: ``_then`` is what comes after the time that it takes now."""
+
+    __slots__ = (
+        "_at", "_client", "_computed", "_extents", "_facts", "_held", "_names", "_outbox", "_requests", "_stopping", "_then",
+        "_timing", "_wanted", "blocked", "dead", "executor", "experiment", "finished", "index", "loop", "node", "number", "pid",
+        "run", "started", "tokens", "where",
+    )  # fmt: skip
+
+    def __init__(self, experiment: Experiment, node: BareNode, number: ProcessID) -> None:
+        self.experiment = experiment
+        self.node = node
+        self.loop = node.loop
+        self.number = number
+        self.where = address(node.number, number)
+        self.pid = node.number * _PIDS_A_NODE + number
+        self.tokens = self.started = self.finished = 0
+        self.executor = Executor()
+        #: What runs, and which task of the workload it is.
+        self.run: msg.RunTask | None = None
+        self.index = -1
+        #: It waits in get.
+        self.blocked = False
+        self.dead = False
+        self._stopping = False
+        self._outbox: list[Fact] = []
+        self._client: Client | None = None
+        self._facts: list[Event] = []
+        self._requests = 0
+        #: A timer is set, and what comes after it.
+        self._timing = False
+        self._then: Callable[[], None] = self._end
+        #: Where the body is in its steps, what it has computed, and its names and references.
+        self._at = 0
+        self._computed: Nanos = 0
+        self._names: IdSequence | None = None
+        self._held: list[ObjectID] = []
+        self._extents: list[Result] = []
+        self._wanted: tuple[ObjectID, ...] = ()
+
+    # --- messages -------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``sim_loop.Process``."""
+        if self.dead:
+            return
+        executor = self.executor
+        events: list[Event] = []
+        for message in messages:
+            kind = type(message)
+            if kind is msg.RunTasks:
+                executor.accept(message)  # type: ignore[arg-type]
+            elif kind is msg.FunctionDelivered:
+                pass
+            elif kind is msg.TasksForgotten:
+                self._say(executor.forget(message))  # type: ignore[arg-type]
+            elif kind is msg.StopRequested:
+                self._stopping = True
+            else:
+                events.append((sender, message))
+        if events:
+            self._step(events)
+        self._work()
+
+    def die(self) -> Strand | None:
+        """See ``node.NodeWorker``."""
+        self.dead = True
+        if self._timing:
+            self.experiment.busy -= 1
+        if self.run is not None:
+            self.experiment.lost(self)
+        return None
+
+    def _say(self, fact: Fact) -> None:
+        """Tell the node; by way of the client machine, if there is one, which knows what goes first."""
+        if self._client is None:
+            self._outbox.append(fact)
+        else:
+            self._facts.append((LOOP, fact))
+
+    def _step(self, events: list[Event]) -> None:
+        """Step the client machine with ``events`` and all facts, until it has nothing to answer."""
+        client = self._client
+        if client is None:
+            client = self._client = Client(self.node.config, self.where, self.node.where, worker=True)
+        facts, self._facts = self._facts, []
+        events += facts
+        now = self.loop.now
+        actions = client.step(now, events)
+        self.node.log.client_turn(now, self.where, events, actions)
+        answers = []
+        for action in actions:
+            if type(action) is act.Send:
+                self._outbox.append(action.message)
+            elif type(action) is not act.ReportStuck and type(action) is not act.PauseSubmissions:
+                answers.append(action)
+        for answer in answers:
+            self._answered(answer)
+
+    def _flush(self) -> None:
+        if self._facts:
+            self._step([])
+        if self._outbox:
+            outbox, self._outbox = self._outbox, []
+            self.node.send(self.where, self.node.where, outbox)
+
+    # --- the pipeline ---------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Run what lies in the pipeline, until something takes time."""
+        executor = self.executor
+        while self.run is None and not self.dead:
+            run = executor.next()
+            if run is None:
+                break
+            if not self.tokens:
+                continue  # reclaimed
+            self.tokens -= 1
+            values = executor.values(run) if run.values else run.values
+            if values is None:
+                self.started = self.finished = run.sequence
+                self._say(executor.skip(run))
+            else:
+                self._begin(run, values)
+        self._flush()
+        if self._stopping and self.run is None and not self.dead and not executor.queue:
+            self.node.worker_left(self, 0)
+
+    def _begin(self, run: msg.RunTask, values: tuple[Value | None, ...]) -> None:
+        self.run = run
+        self.started = run.sequence
+        experiment = self.experiment
+        self.index = index = run.spec.arguments.format
+        one = experiment.plan.tasks[index]
+        experiment.started(self)
+        if None in run.values:
+            self._ask_for_kept(run, values)
+        elif one.steps:
+            self._begin_steps()
+        else:
+            self._computed = one.duration
+            self._pause(one.duration + experiment.profile.worker_task, self._end)
+
+    def _pause(self, span: Nanos, then: Callable[[], None]) -> None:
+        """Do ``then`` after ``span``."""
+        if not span:
+            then()
+            return
+        self._then = then
+        self._timing = True
+        self.experiment.busy += 1
+        self.loop.call_at(self.loop.now + span, self._on_timer)
+
+    def _on_timer(self, _: SimEvent) -> None:
+        if self.dead:
+            return
+        self._timing = False
+        self.experiment.busy -= 1
+        self._then()
+        if self.run is None:
+            self._work()
+        else:
+            self._flush()
+
+    def _ask_for_kept(self, run: msg.RunTask, values: tuple[Value | None, ...]) -> None:
+        """What a task before this one in the pipeline returned came without a grant: ask for it if it is large."""
+        given = zip(run.spec.dependencies, run.values, values, strict=True)
+        missing = [o for o, sent, value in given if sent is None and value is not None and value.offset >= 0]
+        if missing:
+            self._get(tuple(missing), self._begun)
+        else:
+            self._begun()
+
+    def _begun(self) -> None:
+        """All arguments are there."""
+        one = self.experiment.plan.tasks[self.index]
+        if one.steps:
+            self._begin_steps()
+        else:
+            self._computed = one.duration
+            self._pause(one.duration + self.experiment.profile.worker_task, self._end)
+
+    # --- bodies with steps ----------------------------------------------------------------------------------------------
+
+    def _begin_steps(self) -> None:
+        run = self.run
+        assert run is not None
+        self._at = self._computed = 0
+        self._names = IdSequence(run.spec.task_id, run.start, 0)
+        for object_id in run.spec.contained:
+            self._facts.append((LOOP, object_id))  # type: ignore[arg-type]  # a reference is born
+            self._held.append(object_id)
+        self._pause(self.experiment.profile.worker_task, self._go_on)
+
+    def _go_on(self) -> None:
+        """Do the next steps, until one takes time."""
+        plan = self.experiment.plan
+        steps = plan.tasks[self.index].steps
+        while self._at < len(steps):
+            step = steps[self._at]
+            self._at += 1
+            if isinstance(step, Compute):
+                self._computed += step.span
+                if step.span:
+                    self._pause(step.span, self._go_on)
+                    return
+            elif isinstance(step, Submit):
+                if self._submit(step.tasks):
+                    return
+            else:
+                wanted = [object_id for other in step.tasks for object_id in plan.object_ids[other]]
+                if wanted:
+                    self._get(tuple(wanted), self._go_on)
+                    return
+        self._end()
+
+    def _submit(self, children: tuple[int, ...], at: int = 0) -> bool:
+        """Submit ``children`` from the ``at``-th on; True if it takes time."""
+        experiment = self.experiment
+        plan, tasks, names = experiment.plan, experiment.plan.tasks, self._names
+        assert names is not None
+        for place in range(at, len(children)):
+            child = children[place]
+            one = tasks[child]
+            experiment.submitted(child)
+            if one.function == PUT:
+                if self._put(child, one, children, place):
+                    return True
+                continue
+            if one.function not in self.node.exported:
+                self.node.exported[one.function] = None
+                self._facts.append((LOOP, plan.export(one.function)))
+            self._facts.append((LOOP, plan.submission(child, names)))
+            self._held += plan.object_ids[child]
+        span = experiment.profile.submit * (len(children) - at)
+        if span:
+            self._pause(span, self._go_on)
+        return bool(span)
+
+    def _put(self, child: int, one: WorkTask, children: tuple[int, ...], place: int) -> bool:
+        """Put a value; True if its bytes take time, and then the rest of ``children`` is submitted after it."""
+        experiment = self.experiment
+        experiment.put_started(child, self)
+        size = one.outputs[0]
+        if size <= experiment.plan.inline_bytes_max:
+            self._is_put(child, -1)
+            return False
+
+        def written() -> None:
+            result = self._extents.pop()
+            self._is_put(child, result.value.offset)
+            if not self._submit(children, place + 1):
+                self._go_on()
+
+        self._write(size, written)
+        return True
+
+    def _is_put(self, child: int, offset: int) -> None:
+        assert self._names is not None
+        fact = self.experiment.plan.put(child, self._names, offset)
+        self._facts.append((LOOP, fact))
+        self._held.append(fact.object_id)
+        self.experiment.finished(child)
+
+    def _get(self, wanted: tuple[ObjectID, ...], then: Callable[[], None]) -> None:
+        """Wait for the values of ``wanted``, without CPUs, then do ``then``."""
+        run = self.run
+        assert run is not None
+        self._requests += 1
+        self._wanted = wanted
+        self._facts.append((LOOP, GetRequested(self._requests, wanted, None, run.spec.task_id)))
+        self.blocked = True
+        self.experiment.blocked(self)
+        self._then = then
+
+    def _answered(self, action: Any) -> None:
+        """The client machine has an answer for the body."""
+        run = self.run
+        if run is None or action.request != self._requests:
+            return
+        if type(action) is act.ResolveQuestion:
+            granted: Any = action.answer
+            self._extents.append(Result(Value(granted.size, 0, b"", granted.offset)))
+            self._pause(self.experiment.profile.copy_time(granted.size, not granted.warm), self._then)
+            return
+        if self.blocked:
+            self.blocked = False
+            self.experiment.resumed(self)
+        if type(action) is act.RejectRequest:
+            self._fail(Value(0, error=True, failure=action.failure))
+        elif type(action) is act.ResolveGet:
+            distinct = dict(zip(self._wanted, action.values, strict=True))
+            self._facts += [(LOOP, PinDropped(object_id)) for object_id, value in distinct.items() if value.offset >= 0]
+            failed = next((value for value in action.values if value.error), None)
+            if failed is not None:
+                self._fail(failed)
+            else:
+                self._pause(self.experiment.profile.receive * len(distinct), self._then)
+
+    # --- results --------------------------------------------------------------------------------------------------------
+
+    def _write(self, size: int, then: Callable[[], None]) -> None:
+        """Ask for an extent and write ``size`` bytes into it, then do ``then``."""
+        self._requests += 1
+        self._facts.append((LOOP, Asked(self._requests, msg.ExtentWanted(self._requests, size))))
+        self._then = then
+
+    def _end(self) -> None:
+        """The body returns."""
+        plan = self.experiment.plan
+        one = plan.tasks[self.index]
+        if plan.large(one):
+            self._extents = []
+            self._pack()
+        else:
+            self._report(plan.results(one.outputs))
+
+    def _pack(self) -> None:
+        """Write large results into extents, one after the other."""
+        plan = self.experiment.plan
+        outputs = plan.tasks[self.index].outputs
+        extents = self._extents
+        if extents and extents[-1].value.offset >= 0:  # the size granted is rounded up
+            value = extents[-1].value
+            extents[-1] = Result(Value(outputs[len(extents) - 1], 0, b"", value.offset))
+        while len(extents) < len(outputs):
+            size = outputs[len(extents)]
+            if size > plan.inline_bytes_max:
+                self._write(size, self._pack)
+                return
+            extents.append(Result(Value(size)))
+        self._extents = []
+        self._report(tuple(extents))
+
+    def _fail(self, value: Value) -> None:
+        """The body ends with an error."""
+        run = self.run
+        assert run is not None
+        for result in self._extents:
+            if result.value.offset >= 0:
+                self._facts.append((LOOP, msg.ExtentReturned(result.value.offset)))
+        self._extents = []
+        self._report((Result(value),))
+
+    def _report(self, results: tuple[Result, ...]) -> None:
+        run, experiment = self.run, self.experiment
+        assert run is not None
+        spec = run.spec
+        self.finished = run.sequence
+        plan = experiment.plan
+        if self._client is None and not self._facts:
+            outbox = self._outbox
+            outbox.append(msg.TaskFinished(spec.task_id, run.attempt, results, self._computed))
+            if run.values:
+                pins = _granted(run)
+                if pins:
+                    outbox.append(msg.PinsReturned(pins))
+        else:
+            facts = self._facts
+            facts.append((LOOP, msg.TaskFinished(spec.task_id, run.attempt, results, self._computed)))
+            facts += [(LOOP, PinDropped(object_id)) for object_id in _granted(run)]
+            facts += [(LOOP, ReferenceDropped(object_id)) for object_id in self._held]
+            self._held = []
+        if not (results and results[0].value.error):
+            if plan.taken and plan.taken[self.index]:
+                self.executor.finished(run, results)
+            experiment.finished(self.index)
+        self.run = None
+
+
+def _granted(run: msg.RunTask) -> tuple[ObjectID, ...]:
+    """Return what came with a grant, which goes back when the body is over."""
+    return tuple([o for o, value in zip(run.spec.dependencies, run.values, strict=True) if value is not None and value.offset >= 0])

@@ -1,0 +1,281 @@
+"""A workload without bodies on the very machines of core, in virtual time: until the cluster is empty again."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from heapq import heappop
+from random import Random
+from typing import Any
+
+from simpy.core import Environment
+from simpy.events import Event
+
+from sundog.backends.exceptions import SundogError
+from sundog.backends.simulated.cluster import Cluster
+from sundog.backends.simulated.cluster_model import NodeModel
+from sundog.backends.simulated.cost_model import Profile
+from sundog.backends.simulated.durations import Durations
+from sundog.backends.simulated.experiment.bare_node import BareNode
+from sundog.backends.simulated.experiment.bare_worker import BareWorker
+from sundog.backends.simulated.experiment.diagnosis import leftovers, why_stuck
+from sundog.backends.simulated.experiment.ledger import CountedLedger, SizedStore
+from sundog.backends.simulated.experiment.measures import NEVER, Measures
+from sundog.backends.simulated.experiment.plan import Plan
+from sundog.backends.simulated.experiment.submitter import Submitter
+from sundog.backends.simulated.log import EventLog, NoLog
+from sundog.backends.simulated.network import Network
+from sundog.backends.simulated.sim_loop import Costs, Loop
+from sundog.backends.simulated.workloads.workload import Workload
+from sundog.core.config import Config
+from sundog.core.errors import InvariantViolation
+from sundog.core.host import Host
+from sundog.core.ids import NodeID
+from sundog.core.placement import PlacementPolicy
+from sundog.core.units import MILLISECOND, SECOND, Nanos, seconds
+
+#: Nothing has begun or ended for this long, nothing computes and nothing is to be submitted: longer than any grace of core's.
+_STUCK_AFTER: Nanos = 60 * SECOND
+#: How long a cluster is given to come up, and to let go of everything after its last task.
+_BOOT_MAX: Nanos = 60 * SECOND
+_DRAIN_MAX: Nanos = 60 * SECOND
+#: Events between two looks at how it goes.
+_LOOK_EVERY = 8192
+#: Looks between two garbage collections: core makes hardly any cycles.
+_COLLECT_EVERY = 256
+
+
+class SimulationError(SundogError):
+    """A simulated workload did not come to its end; the text says which task, and why."""
+
+
+class Experiment:
+    """One run of ``workload``. ``models``: the nodes; ``policy``: where tasks go that leave their node.
+
+    ``settings`` are the session's, of which each node's model says what differs. ``digest``: keep the event log's SHA-256.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        models: Sequence[NodeModel],
+        policy: PlacementPolicy,
+        *,
+        seed: bytes,
+        settings: Config,
+        profile: Profile,
+        digest: bool = False,
+        checks: bool = False,
+    ) -> None:
+        self.models = models
+        configs = [model.config(settings) for model in models]
+        self.measures = Measures(workload, [config.capacity for config in configs])
+        self.plan = Plan(workload, seed, settings.inline_bytes_max)
+        self.profile = profile
+        self.log: Any = EventLog() if digest else NoLog()
+        self.loop = Loop(Costs(hop=profile.network.local_latency, worker_start=profile.worker_start))
+        self.network = Network(self.loop.environment, profile.network, seed=seed.hex())
+        self.cluster = Cluster(self.loop, self.network, self.log, Durations(), checks=checks)
+        free = not (profile.node_turn or profile.node_message or profile.node_decision)
+        self.cluster.profile = None if free else profile
+        #: The virtual time that is 0 for the workload: everything is up.
+        self.began: Nanos = 0
+        #: What takes its time now and will be over by itself; tasks that drivers have yet to submit.
+        self.busy = 0
+        self.to_submit = 0
+        #: Why it cannot come to its end.
+        self.failure: str | None = None
+        self.over = False
+        self._settings = settings
+        self._policy = policy
+        self._moved_at: Nanos = 0
+        self._workload = workload
+        self.submitters: list[Submitter] = []
+        self.nodes = [self._make(NodeID(number), config, seed) for number, config in enumerate(configs)]
+
+    def _make(self, number: NodeID, config: Config, seed: bytes) -> BareNode:
+        clustered = len(self.models) > 1
+        rng = Random(f"host {number} {seed.hex()}")
+        host = Host(config, number, rng=rng, clustered=clustered, policy=None if number else self._policy)
+        CountedLedger.count(host.object_manager.ledger, number, self.measures)
+        node = BareNode(self.cluster, number, config, host, partial(BareWorker, self), SizedStore(), self.measures)
+        if not self.models[number].joins_at():
+            # Not all at once: else all would say how they are doing at the same instants for ever.
+            self.cluster.add(node, host, number * config.heartbeat_every // len(self.models))
+        return node
+
+    # --- what happens to tasks ------------------------------------------------------------------------------------------
+
+    def submitted(self, index: int) -> None:
+        """A body submits a task."""
+        measures = self.measures
+        if measures.submitted_at[index] == NEVER:
+            measures.submitted(index, self.loop.now - self.began)
+
+    def started(self, worker: BareWorker) -> None:
+        """A body begins."""
+        now = self.loop.now
+        self._moved_at = now
+        self.measures.started(worker.index, now - self.began, worker.node.number, worker.number)
+
+    def put_started(self, index: int, worker: BareWorker) -> None:
+        """A body puts a value."""
+        self.measures.started(index, self.loop.now - self.began, worker.node.number, worker.number)
+
+    def blocked(self, worker: BareWorker) -> None:
+        """A body waits in get."""
+        self.measures.blocked(worker.index, self.loop.now - self.began)
+
+    def resumed(self, worker: BareWorker) -> None:
+        """It goes on."""
+        self.measures.resumed(worker.index, self.loop.now - self.began)
+
+    def finished(self, index: int) -> None:
+        """A body has returned."""
+        measures = self.measures
+        now = self.loop.now
+        self._moved_at = now
+        measures.finished(index, now - self.began)
+        if measures.finished_count == len(self.plan.tasks):
+            self.over = True
+
+    def lost(self, worker: BareWorker) -> None:
+        """A worker died with a body."""
+        self.measures.lost(worker.index, self.loop.now - self.began, worker.blocked)
+
+    def failed(self, reason: str) -> None:
+        """A task, or a driver, can get no further."""
+        if self.failure is None:
+            self.failure = reason
+        self.over = True
+
+    # --- the run --------------------------------------------------------------------------------------------------------
+
+    def run(self, watch: Callable[[Experiment], None] | None = None) -> Measures:
+        """Run to the end and check that nothing is left. ``watch`` is called now and then.
+
+        Raises SimulationError if the workload does not come to its end, InvariantViolation for a bug of ours.
+        """
+        started = time.perf_counter()
+        collecting = gc.isenabled()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            self._boot()
+            self._begin()
+            if not self.over:
+                self._go(watch)
+            if self.failure is not None:
+                raise SimulationError(f"{self._workload.name}: {self.failure}")
+            ended = self.loop.now - self.began
+            self._drain()
+            self.measures.close(ended, time.perf_counter() - started)
+        finally:
+            gc.unfreeze()
+            if collecting:
+                gc.enable()
+            self.log.close()
+        self._settle_accounts()
+        return self.measures
+
+    def _boot(self) -> None:
+        """Until all nodes that are there from the beginning know each other as far as they ever do, and have their workers."""
+        first = [node for node in self.nodes if not self.models[node.number].joins_at()]
+        while not self._is_up(first):
+            self._steps(256)
+            if self.loop.now > _BOOT_MAX:
+                raise InvariantViolation(f"after {seconds(self.loop.now):g} s the simulated cluster is not up")
+
+    def _is_up(self, first: Sequence[BareNode]) -> bool:
+        known = self.cluster.hosts[NodeID(0)].global_scheduler.nodes if self.cluster.hosts else ()
+        return len(known) == len(first) and all(len(node.workers) >= node.config.worker_count for node in first)
+
+    def _begin(self) -> None:
+        self.began = self._moved_at = self.loop.now
+        for node, model in zip(self.nodes, self.models, strict=True):
+            leaves = model.leaves_at()
+            if model.joins_at():
+                host: Any = node.host
+                self.cluster.add(node, host, self.began + model.joins_at(), None if leaves is None else self.began + leaves)
+            elif leaves is not None:
+                self.loop.call_at(self.began + leaves, partial(_dies, node))
+        for node, order in zip(self.nodes, self.plan.by_driver(len(self.nodes)), strict=True):
+            if order:
+                submitter = Submitter(self, node, order)
+                self.submitters.append(submitter)
+                self.cluster.processes[submitter.where] = submitter
+                self.to_submit += len(order)
+                submitter.start()
+        self.over = not len(self.plan.tasks)
+
+    def _go(self, watch: Callable[[Experiment], None] | None) -> None:
+        looks = 0
+        while not self.over:
+            self._steps(_LOOK_EVERY)
+            looks += 1
+            if looks % _COLLECT_EVERY == 0:
+                gc.collect()
+            if watch is not None:
+                watch(self)
+            silence = self.loop.now - self._moved_at
+            if not self.loop.environment._queue and not self.over:
+                self.failed(why_stuck(self))
+            elif silence > _STUCK_AFTER and not self.busy and not self._will_submit() and not self._flows():
+                self.failed(why_stuck(self))
+
+    def _flows(self) -> bool:
+        """Whether bytes are on their way between nodes."""
+        return any(self.network.uplink(node.number).flows for node in self.nodes)
+
+    def _will_submit(self) -> bool:
+        return any(submitter.waits_for_time() for submitter in self.submitters) if self.to_submit else False
+
+    def _steps(self, count: int) -> None:
+        """Let up to ``count`` events happen; fewer if it is over, or nothing is left to happen."""
+        environment: Environment = self.loop.environment
+        queue = environment._queue
+        for _ in range(count):
+            if self.over or not queue:
+                break
+            environment._now, _, _, event = heappop(queue)
+            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]  # as SimPy does
+            for callback in callbacks:
+                callback(event)
+            self.measures.events += 1
+
+    def _drain(self) -> None:
+        """Everything has finished: what is left to say is said, until no host knows of any task or object."""
+        self.over = False
+        began = self.loop.now
+        last = 0
+        while self.failure is None:
+            until = self.loop.now + MILLISECOND + last
+            last = until - self.loop.now
+            while self.loop.next_event() <= until:
+                self._steps(1)
+            if not leftovers(self):
+                return
+            if self.loop.now - began > _DRAIN_MAX or not self.loop.environment._queue:
+                raise InvariantViolation(
+                    f"{self._workload.name}: all has finished {seconds(self.loop.now - began):g} s ago; left: {leftovers(self)}"
+                )
+        raise SimulationError(f"{self._workload.name}: {self.failure}")
+
+    def _settle_accounts(self) -> None:
+        measures = self.measures
+        for node in self.nodes:
+            host: Any = node.host
+            measures.resident[node.number] = host.object_manager.ledger.used_bytes
+        head = self.cluster.hosts[NodeID(0)].global_scheduler
+        for number in range(len(self.nodes)):
+            measures.spilled_out[number] = head.spilled.get(NodeID(number), 0)
+            measures.spilled_in[number] = head.placed.get(NodeID(number), 0)
+        measures.decisions += sum(measures.spilled_in)
+        measures.bytes_in_flight = sum([node.bytes_coming() for node in self.nodes])
+
+
+def _dies(node: BareNode, _: Event) -> None:
+    node.die()

@@ -1,0 +1,187 @@
+"""A driver without a program: it submits what a workload says, when it says so, and lets go of what it mentions no more.
+
+It learns of nothing but failures. Its client machine is that of any driver.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event as SimEvent
+
+from sundog.backends.simulated.workloads.workload import PUT
+from sundog.core import actions as act
+from sundog.core import messages as msg
+from sundog.core.client import Client
+from sundog.core.events import Asked, ReferenceDropped
+from sundog.core.ids import DRIVER, LOOP, Address, IdSequence, address, return_ids, root_task_id
+from sundog.core.machine import Event, Fact
+from sundog.core.units import Nanos
+
+if TYPE_CHECKING:
+    from sundog.backends.simulated.experiment.bare_node import BareNode
+    from sundog.backends.simulated.experiment.experiment import Experiment
+
+#: Tasks submitted in one go, so that a million at one time do not stand in one queue.
+BATCH = 256
+
+
+class Submitter:
+    """See the module. ``order``: the tasks that it submits, in that order."""
+
+    def __init__(self, experiment: Experiment, node: BareNode, order: array[int]) -> None:
+        self.experiment = experiment
+        self.node = node
+        self.loop = node.loop
+        self.where = address(node.number, DRIVER)
+        self.order = order
+        self.client = Client(node.config, self.where, node.where, worker=False)
+        self._names = IdSequence(root_task_id(experiment.plan.seed + b" driver %d" % node.number), 1, 0)
+        self._next = 0
+        self._facts: list[Event] = []
+        self._paused = False
+        self._due = False
+        #: The extent that a put waits for: (task, where it lies once that is known).
+        self._putting: tuple[int, int] | None = None
+        self._performers: dict[type, Callable[[Any], None]] = {
+            act.ResolveQuestion: self._granted,
+            act.RejectRequest: lambda action: experiment.failed(f"a put: {action.failure.message}"),
+            act.ShowOutput: self._shown,
+            act.PauseSubmissions: self._pause,
+            act.CloseClient: lambda action: experiment.failed(action.reason),
+        }
+
+    def waits_for_time(self) -> bool:
+        """Tell whether it will go on by itself."""
+        return self._due
+
+    def start(self) -> None:
+        """Begin to submit."""
+        self._turn_at(self._next_due())
+
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``sim_loop.Process``."""
+        self._step([(sender, message) for message in messages])
+
+    # --- submitting -----------------------------------------------------------------------------------------------------
+
+    def _next_due(self) -> Nanos | None:
+        if self._next >= len(self.order) or self._paused or self._putting is not None:
+            return None
+        plan = self.experiment.plan
+        return self.experiment.began + plan.tasks[self.order[self._next]].submitted_at
+
+    def _turn_at(self, when: Nanos | None) -> None:
+        if when is not None and not self._due:
+            self._due = True
+            self.loop.call_at(max(when, self.loop.now), self._turn)
+
+    def _turn(self, _: SimEvent) -> None:
+        self._due = False
+        due = self._next_due()
+        now = self.loop.now
+        if due is None:
+            return
+        if due > now:
+            self._turn_at(due)
+            return
+        experiment, order, facts = self.experiment, self.order, self._facts
+        plan, measures, began = experiment.plan, experiment.measures, experiment.began
+        tasks = plan.tasks
+        at = self._next
+        last = min(at + BATCH, len(order))
+        while at < last and self._putting is None:
+            index = order[at]
+            one = tasks[index]
+            if one.submitted_at + began > now:
+                break
+            at += 1
+            measures.submitted(index, now - began)
+            if one.function == PUT:
+                self._put(index)
+                continue
+            if one.function not in self.node.exported:
+                self.node.exported[one.function] = None
+                facts.append((LOOP, plan.export(one.function)))
+            fact = plan.submission(index, self._names)
+            facts.append((LOOP, fact))
+            for object_id in plan.let_go(index) if plan.dependent else return_ids(fact.spec.task_id, fact.spec.return_count):
+                facts.append((LOOP, ReferenceDropped(object_id)))
+        submitted, self._next = at - self._next, at
+        experiment.to_submit -= submitted
+        self._step([])
+        self._turn_at(self._after(now, submitted))
+
+    def _after(self, now: Nanos, submitted: int) -> Nanos | None:
+        """Return when the next turn is: what was submitted has taken its time."""
+        due = self._next_due()
+        free = now + submitted * self.experiment.profile.submit
+        return due if due is None or due > free else free
+
+    def _put(self, index: int) -> None:
+        experiment = self.experiment
+        size = experiment.plan.tasks[index].outputs[0]
+        experiment.measures.started(index, self.loop.now - experiment.began, self.node.number, DRIVER)
+        if size > experiment.plan.inline_bytes_max:
+            self._putting = (index, -1)
+            self._facts.append((LOOP, Asked(index, msg.ExtentWanted(index, size))))
+        else:
+            self._is_put(index, -1)
+
+    def _granted(self, action: act.ResolveQuestion) -> None:
+        granted = action.answer
+        assert isinstance(granted, msg.ExtentGranted)
+        assert self._putting is not None
+        index, _ = self._putting
+        self._putting = (index, granted.offset)
+        size = self.experiment.plan.tasks[index].outputs[0]
+        self.experiment.busy += 1
+        self.loop.call_at(self.loop.now + self.experiment.profile.copy_time(size, not granted.warm), self._written)
+
+    def _written(self, _: SimEvent) -> None:
+        self.experiment.busy -= 1
+        assert self._putting is not None
+        (index, offset), self._putting = self._putting, None
+        self._is_put(index, offset)
+        self._step([])
+        self._turn_at(self._next_due())
+
+    def _is_put(self, index: int, offset: int) -> None:
+        plan = self.experiment.plan
+        fact = plan.put(index, self._names, offset)
+        self._facts.append((LOOP, fact))
+        gone = plan.let_go(index) if plan.dependent else [fact.object_id]
+        self._facts += [(LOOP, ReferenceDropped(object_id)) for object_id in gone]
+        self.experiment.finished(index)
+
+    # --- the client machine ---------------------------------------------------------------------------------------------
+
+    def _step(self, events: list[Event]) -> None:
+        facts, self._facts = self._facts, []
+        events += facts
+        if not events:
+            return
+        now = self.loop.now
+        actions = self.client.step(now, events)
+        self.node.log.client_turn(now, self.where, events, actions)
+        outgoing: list[Fact] = []
+        for action in actions:
+            if type(action) is act.Send:
+                outgoing.append(action.message)
+            else:
+                self._performers[type(action)](action)
+        if outgoing:
+            self.node.send(self.where, self.node.where, outgoing)
+
+    def _pause(self, action: act.PauseSubmissions) -> None:
+        self._paused = action.paused
+        self._turn_at(self._next_due())
+
+    def _shown(self, action: act.ShowOutput) -> None:
+        message = action.message
+        if isinstance(message, msg.FailureUnheard):
+            failure = message.value.failure
+            trail = "".join([f", needed by {name}" for name in reversed(message.value.trail)])
+            self.experiment.failed(f"{message.name}: {failure.message if failure is not None else 'it failed'}{trail}")

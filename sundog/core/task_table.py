@@ -1,0 +1,176 @@
+"""The unfinished tasks of a node, from their arrival until they are ready, and their end: what of the local scheduler does not
+decide who runs where.
+
+``tasks`` is the table (L1 of ``local_scheduler``); a task with missing arguments waits in an index by object, one that is ready in
+the queue of its shape, or, if this node can never run it or not while others hold what it needs, it goes up.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send
+from sundog.core.config import Config
+from sundog.core.dependencies import Dependencies
+from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
+from sundog.core.journal import Journal
+from sundog.core.machine import Action
+from sundog.core.messages import Result
+from sundog.core.pipelines import Pipelines
+from sundog.core.ready_queue import ReadyQueues
+from sundog.core.resources import ResourceSet
+from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
+from sundog.core.task_record import NO_VALUES, NOTHING_MISSING, FunctionRecord, TaskRecord, set_state
+from sundog.core.units import Nanos
+from sundog.core.verdicts import epitaph
+from sundog.core.worker_pool import WorkerPool
+
+_WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
+_DISPATCHED, _FINISHED = TaskState.DISPATCHED, TaskState.FINISHED
+#: Stands in the record of a task whose function was never exported, while it fails.
+UNKNOWN_FUNCTION = FunctionRecord("", Value(0))
+
+
+class TaskTable:
+    """See the module. ``here`` is this host's address, ``head`` that of the host with the global scheduler."""
+
+    def __init__(self, config: Config, node: NodeID, here: Address, head: Address, first: ProcessID) -> None:
+        self._config = config
+        self._unfinished_max = config.submitted_unfinished_max
+        self._node, self._here, self._head = node, here, head
+        self._now: Nanos = 0
+        self.resources = ResourceSet(config.capacity)
+        self.pool = WorkerPool(node, first, self.resources)
+        #: L1.
+        self.tasks: dict[TaskID, TaskRecord] = {}
+        self._waiting: Dependencies[TaskRecord] = Dependencies()
+        self._queues = ReadyQueues()
+        self.pipelines = Pipelines(config, here, self.pool, self.tasks)
+        self._order = 0
+        #: What this step retires.
+        self._retired: list[msg.TaskRetired] = []
+        #: Clients that were told to wait with submitting.
+        self._paused: dict[Address, None] = {}
+        #: Who was born and who is gone, for the control store; None when nobody asks.
+        self.journal: Journal | None = None
+        self._actions: list[Action] = []
+
+    def _take(self, spec: TaskSpec, submitter: Address) -> TaskRecord:
+        self._order += 1
+        values, missing = NO_VALUES, NOTHING_MISSING
+        if spec.dependencies:
+            values = [None] * len(spec.dependencies)
+            missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
+        function = self.pipelines.functions.get(spec.function_id)
+        record = TaskRecord(spec, submitter, self._order, function or UNKNOWN_FUNCTION, values, missing)
+        self.tasks[spec.task_id] = record
+        if self.journal is not None:
+            self.journal.tasks_born.append(spec.task_id)
+        if function is None:
+            self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this node")
+        elif missing:
+            self._await(record)
+        else:
+            self._to_ready(record)
+        return record
+
+    def _await(self, record: TaskRecord) -> None:
+        """Wait for what is missing; the task may follow where a worker is about to return it (P5)."""
+        followed = False
+        for object_id in record.missing:
+            self._waiting.add(object_id, record)
+            producer = self.tasks.get(producer_of(object_id))
+            if producer is None:
+                continue
+            if producer.dependents is None:
+                producer.dependents = [record]
+            else:
+                producer.dependents.append(record)
+            if producer.worker is not None and not followed:
+                followed = True
+                self.pipelines.may_follow(producer.worker, record)
+
+    def _to_ready(self, record: TaskRecord) -> None:
+        """Every argument is here. What this node can never run, or not while others hold it, goes up."""
+        if record.state is _WAITING:
+            record.state = _READY
+        elif record.state is not _READY:
+            set_state(record, _READY)
+        shape = record.spec.resources
+        queue = self._queues.by_shape.get(shape)
+        if queue is None:
+            queue = self._queues.add(shape, self.resources)
+        if not queue.runs_here and not record.assigned and (not queue.feasible or self.resources.busy_beyond_cpus(shape)):
+            self._spill(record)
+            return
+        queue.push(record)
+
+    def _spill(self, record: TaskRecord) -> None:
+        set_state(record, _SPILLED)
+        self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter, record.starts)))
+
+    def _argument_ready(self, record: TaskRecord, object_id: ObjectID, value: Value) -> None:
+        index = record.missing.pop(object_id, None)
+        if index is None or record.state is _FINISHED:
+            return
+        record.values[index] = value
+        if value.offset >= 0:
+            record.extents = True
+        if record.state is not _WAITING:
+            return  # it follows its producer in a pipeline already (P5)
+        if value.error:
+            self._fail_by_argument(record, value)
+        elif not record.missing:
+            self._to_ready(record)
+
+    def _fail_by_argument(self, record: TaskRecord, value: Value) -> None:
+        for object_id in record.missing:
+            self._waiting.remove(object_id, record)
+        trail = (record.spec.name, *value.trail)
+        self._retire(record, (Result(msgspec.structs.replace(value, trail=trail)),), self._here)
+
+    def _retire(self, record: TaskRecord, results: tuple[Result, ...], writer: Address) -> None:
+        """The task is over, with values or with an error."""
+        if record.state is _DISPATCHED:
+            record.state = _FINISHED
+        else:
+            set_state(record, _FINISHED)
+        del self.tasks[record.spec.task_id]
+        if self.journal is not None:
+            ran = self._now - record.dispatched_at if record.sequence else 0
+            worker = process_of(writer) if writer != self._here else None
+            self.journal.tasks_gone.append(epitaph(record, results, ran, worker, self._node))
+        self._retired.append(msg.TaskRetired(record.spec, results, writer))
+        if record.assigned:
+            self._end_assigned(record)
+        if self._paused and len(self.tasks) <= self._config.submitted_unfinished_max * 9 // 10:
+            for client in self._paused:
+                self._actions.append(Send(client, msg.SubmissionsPaused(False)))
+            self._paused = {}
+
+    def _end_assigned(self, record: TaskRecord) -> None:
+        """What the global scheduler counts on this node for the task is free."""
+        self._actions.append(Send(self._head, msg.TaskEnded(record.spec.task_id, self._node)))
+
+    def _fail(self, record: TaskRecord, kind: FailureKind, message: str) -> None:
+        if record.state is _SPILLED:
+            self._actions.append(Send(self._head, msg.TaskWithdrawn(record.spec.task_id)))
+        for object_id in record.missing:
+            self._waiting.remove(object_id, record)
+        self._retire(record, (Result(failed(kind, message)),), self._here)
+
+    def _again(self, record: TaskRecord) -> None:
+        """A dispatched task goes back to where it can be dispatched from."""
+        error = next((v for v in record.values if v is not None and v.error), None)
+        if error is not None:
+            set_state(record, _WAITING)
+            self._fail_by_argument(record, error)
+        elif record.missing:
+            set_state(record, _WAITING)
+            for object_id in record.missing:
+                producer = self.tasks.get(producer_of(object_id))
+                if producer is not None and producer.worker is not None:
+                    self.pipelines.may_follow(producer.worker, record)
+        else:
+            self._to_ready(record)

@@ -17,6 +17,7 @@ from sundog.backends.simulated import faults as f
 from sundog.backends.simulated.fault_language import FaultSyntaxError, parse
 from sundog.backends.simulated.framing import FramedNetwork, FrameFaults
 from sundog.backends.simulated.network import Network
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.swarm import swarm
 from sundog.core.ids import NodeID
 from sundog.core.units import MILLISECOND, SECOND, Nanos
@@ -25,10 +26,10 @@ CLUSTER = dict.fromkeys(range(4), 2)
 N = [NodeID(node) for node in range(4)]
 
 LINES = [
-    ("kill node 2 when the 7th task seals", f.Fault(f.KillNode(N[2]), f.When(f.Occurrence.SEALED, 7))),
+    ("kill node 2 when the 7th task seals", f.Fault(f.KillNode(N[2]), f.When(Occurrence.SEALED, 7))),
     (
         "kill node 2 when the 1st task is submitted for 5 ms",
-        f.Fault(f.KillNode(N[2]), f.When(f.Occurrence.SUBMITTED, 1), 5 * MILLISECOND),
+        f.Fault(f.KillNode(N[2]), f.When(Occurrence.SUBMITTED, 1), 5 * MILLISECOND),
     ),
     ("restart node 2 at 1 s", f.Fault(f.RestartNode(N[2]), f.At(SECOND))),
     ("kill worker 1 of node 0 at 20 ms", f.Fault(f.KillWorker(N[0], 1), f.At(20 * MILLISECOND))),
@@ -41,11 +42,12 @@ LINES = [
     ("partition [0]|[1]|[2,3]", f.Fault(f.Partition(((N[0],), (N[1],), (N[2], N[3]))))),
     ("partition [0]->[1,2] at 2 s", f.Fault(f.Partition(((N[0],), (N[1], N[2])), True), f.At(2 * SECOND))),
     ("slow node 3 by 2.5 at 10 ms for 1 s", f.Fault(f.Slow(N[3], 2500), f.At(10 * MILLISECOND), SECOND)),
+    ("pause node 1 for 5 ms", f.Fault(f.Pause(N[1]), f.At(0), 5 * MILLISECOND)),
     ("skew node 1 by -20 ms", f.Fault(f.Skew(N[1], -20 * MILLISECOND))),
     ("fill store of node 0 to 95 % at 1 s", f.Fault(f.FillStore(N[0], 950), f.At(SECOND))),
     ("cut node 0 from node 1 at 30 ns", f.Fault(f.Cut(N[0], N[1]), f.At(30))),
     ("delay node 0 -> node 1 by 5 ms", f.Fault(f.Delay(N[0], N[1], 5 * MILLISECOND))),
-    ("clog node 2 when the 22nd task starts", f.Fault(f.Clog(N[2]), f.When(f.Occurrence.STARTED, 22))),
+    ("clog node 2 when the 22nd task starts", f.Fault(f.Clog(N[2]), f.When(Occurrence.STARTED, 22))),
     ("limit bandwidth of node 1 to 0.5 %", f.Fault(f.LimitBandwidth(N[1], 5))),
     ("disturb frames lose 1 % repeat 2.5 % reorder 5 %", f.Fault(f.DisturbFrames(10, 25, 50))),
     ("heal at 3 s", f.Fault(f.Heal(), f.At(3 * SECOND))),
@@ -186,6 +188,9 @@ class Target:
     def skew(self, node: NodeID, offset: Nanos) -> None:
         self.note("skew", node, offset)
 
+    def pause(self, node: NodeID, paused: bool) -> None:
+        self.note("pause" if paused else "go on", node)
+
     def fill_store(self, node: NodeID, permille: int) -> None:
         self.note("fill", node, permille)
 
@@ -223,13 +228,13 @@ def test_faults_wait_for_the_nth_occurrence() -> None:
     stage = Stage("kill node 2 when the 3rd task seals; kill directory when the 1st task starts")
     stage.runner.start()
     for _ in range(3):
-        stage.runner.occurred(f.Occurrence.SUBMITTED)
-        stage.runner.occurred(f.Occurrence.SEALED)
+        stage.runner.occurred(Occurrence.SUBMITTED)
+        stage.runner.occurred(Occurrence.SEALED)
     assert stage.target.asked == [], "a fault never strikes within the step that reports"
     stage.environment.run()
     assert stage.target.asked == [(0, "kill node 2")]
-    stage.runner.occurred(f.Occurrence.STARTED)
-    stage.runner.occurred(f.Occurrence.SEALED)
+    stage.runner.occurred(Occurrence.STARTED)
+    stage.runner.occurred(Occurrence.SEALED)
     stage.environment.run()
     assert stage.target.asked == [(0, "kill node 2"), (0, "kill directory")]
 
@@ -270,7 +275,7 @@ def test_in_the_liveness_phase_the_core_is_well_and_nothing_new_fails() -> None:
     )
     stage.runner.start()
     stage.environment.run(until=11)
-    stage.runner.occurred(f.Occurrence.SEALED)
+    stage.runner.occurred(Occurrence.SEALED)
     stage.environment.run()
     asked = stage.target.asked
     assert stage.runner.calm
@@ -309,7 +314,7 @@ def test_the_mix_itself_is_drawn() -> None:
         for kind in found:
             kinds[kind] = kinds.get(kind, 0) + 1
     expected = {
-        "KillNode", "KillWorker", "KillService", "Partition", "Slow", "Skew", "FillStore", "Cut", "Delay", "Clog",
+        "KillNode", "Pause", "KillWorker", "KillService", "Partition", "Slow", "Skew", "FillStore", "Cut", "Delay", "Clog",
         "LimitBandwidth", "DisturbFrames",
     }  # fmt: skip
     assert set(kinds) == expected

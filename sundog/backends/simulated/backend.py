@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import msgspec
 
 from sundog.backends.simulated.arena import NodeArena
 from sundog.backends.simulated.cluster import Cluster
-from sundog.backends.simulated.cluster_model import Nodes, node_models
+from sundog.backends.simulated.cluster_model import NodeModel, Nodes, node_models
 from sundog.backends.simulated.driver import Driver
 from sundog.backends.simulated.durations import Durations
 from sundog.backends.simulated.log import EventLog
@@ -25,10 +25,11 @@ from sundog.core.units import MICROSECOND, SECOND, Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.simulated.faults import FaultRunner, Schedule
     from sundog.backends.simulated.network_model import NetworkModel
 
 #: What ``sundog.init`` takes for this backend beside its own settings.
-OPTIONS = ("nodes", "durations", "network", "costs", "profile", "log", "check_invariants")
+OPTIONS = ("nodes", "durations", "network", "costs", "profile", "faults", "ties", "log", "check_invariants")
 
 #: What real drivers and workers let submissions gather for; where a profile says what things cost, these do, too.
 SUBMITTED_FOR: Nanos = 100 * MICROSECOND
@@ -48,6 +49,8 @@ def start(
     network: NetworkModel | Callable[[Any], Network] | None = None,
     costs: Mapping[str, float] | None = None,
     profile: Profile | str | os.PathLike[str] | None = None,
+    faults: str | Schedule | None = None,
+    ties: int | str | None = None,
     log: str | None = None,
     check_invariants: bool = False,
 ) -> Driver:
@@ -59,8 +62,10 @@ def start(
     model of what lies between processes, or a function of the SimPy environment that makes one. ``costs``: fields of
     ``sim_loop.Costs`` by name, in seconds. ``profile``: what nodes, drivers and workers are charged for what they do:
     ``"default"``, ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or
-    None: nothing; ``network`` and ``costs`` prevail over what it says of them. ``log``: a file for the event log.
-    ``check_invariants``: after every step of a host; slow.
+    None: nothing; ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``fault_language``),
+    a ``faults.Schedule``, or ``"swarm"``: drawn from the seed. ``ties``: a seed by which events of equal time are permuted;
+    None: they happen in the order in which they were scheduled. ``log``: a file for the event log. ``check_invariants``: after
+    every step of a host; slow.
 
     Raises TypeError or ValueError for what makes no sense, or is not there yet.
     """
@@ -71,10 +76,11 @@ def start(
     name = _DEFAULT_SEED if seed is None else seed
     bodies = Durations(durations)
     charged = _profile(profile)
-    loop = Loop(_costs(costs, charged))
+    schedule = _schedule(faults, models, config, name)
+    loop = Loop(_costs(costs, charged), ties=ties)
     if network is None and clustered and charged is not None:
         network = charged.network
-    between = _network(network, loop, name, clustered)
+    between = _network(network, loop, name, clustered or ties is not None, schedule)
     recorder = None
     events = EventLog(log)
     try:
@@ -93,23 +99,55 @@ def start(
         if recorder is not None:
             recorder.close()
 
-    for number, model in enumerate(models):
+    def add(number: NodeID, model: NodeModel, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         settings = model.config(config)
-        host = Host(settings, NodeID(number), rng=Random(_host_seed(name, number)), clustered=clustered)
+        host = Host(settings, number, rng=Random(_host_seed(name, number)), clustered=clustered)
         stepped: Any = host if recorder is None or number else recorder.wrap(host)
-        node = Node(cluster, NodeID(number), settings, stepped, Worker, NodeArena(settings.arena_bytes))
-        cluster.add(node, host, model.joins_at(), model.leaves_at())
+        node = Node(cluster, number, settings, stepped, Worker, NodeArena(settings.arena_bytes))
+        cluster.add(node, host, joins, leaves)
+
+    for number, model in enumerate(models):
+        add(NodeID(number), model, model.joins_at(), model.leaves_at())
     driver = Driver(cluster, cluster.nodes[_FIRST_NODE], root_task_id(name), close_files)
+    if schedule is not None:
+        driver.faults = _begin_faults(schedule, cluster, len(models), lambda number, which: add(number, models[which]))
     driver.begin_session()
     return driver
+
+
+def _schedule(faults: Any, models: Sequence[NodeModel], config: Config, seed: bytes) -> Schedule | None:
+    if faults is None:
+        return None
+    from sundog.backends.simulated.fault_target import schedule_of
+
+    workers = {number: model.config(config).worker_count for number, model in enumerate(models)}
+    return schedule_of(faults, workers, seed.hex())
+
+
+def _begin_faults(schedule: Schedule, cluster: Cluster, count: int, add: Callable[[NodeID, int], None]) -> FaultRunner:
+    from sundog.backends.simulated.fault_target import FaultyCluster
+    from sundog.backends.simulated.faults import FaultRunner, When
+    from sundog.backends.simulated.network import Network as ModelNetwork
+
+    network = cluster.network
+    if not isinstance(network, ModelNetwork):
+        raise TypeError("faults need the model network: leave network= out, or give a NetworkModel")
+    target = FaultyCluster(cluster, network, count, add)
+    runner = FaultRunner(
+        cluster.loop.environment, schedule, target, network, number=target.number, call_at=cluster.watch.call_at
+    )
+    if any(isinstance(fault.trigger, When) for fault in schedule.faults):
+        cluster.occurred = runner.occurred
+    runner.start()
+    return runner
 
 
 def _host_seed(seed: bytes, number: int) -> str:
     return f"host {number} {seed.hex()}"
 
 
-def _network(network: Any, loop: Loop, seed: bytes, clustered: bool) -> Network:
-    if network is None and not clustered:
+def _network(network: Any, loop: Loop, seed: bytes, modelled: bool, schedule: Schedule | None) -> Network:
+    if network is None and not modelled and schedule is None:
         return ConstantNetwork(loop.environment, loop.costs.hop)
     if callable(network):
         made: Network = network(loop.environment)
@@ -120,6 +158,12 @@ def _network(network: Any, loop: Loop, seed: bytes, clustered: bool) -> Network:
     if network is None:
         network = NetworkModel(local_latency=loop.costs.hop)
     if isinstance(network, NetworkModel):
+        if schedule is not None:
+            from sundog.backends.simulated.fault_target import needs_frames
+            from sundog.backends.simulated.framing import FramedNetwork
+
+            if needs_frames(schedule):
+                return FramedNetwork(loop.environment, network, seed=seed.hex())
         return model.Network(loop.environment, network, seed=seed.hex())
     raise TypeError(f"network takes a NetworkModel, or a function of the SimPy environment, not {network!r}")
 

@@ -35,6 +35,7 @@ from sundog.core.units import SECOND, Nanos, seconds
 if TYPE_CHECKING:
     from sundog.backends.session import Session
     from sundog.backends.simulated.cluster import Cluster
+    from sundog.backends.simulated.faults import FaultRunner
     from sundog.backends.simulated.node import Node
 
 CLOSED = "the session has ended: call sundog.init() to start another"
@@ -65,6 +66,8 @@ class Driver(ClientProcess):
         self._main = Strand(self.loop, self, self.loop.main)
         self.loop.running = self._main
         self._finished = False
+        #: What carries out faults, with the log of what it did.
+        self.faults: FaultRunner | None = None
         self._rebinding = Rebinding()
         cluster.processes[self.where] = self
         self.loop.on_empty = self._nothing_left

@@ -6,6 +6,7 @@
     partition [0,1]|[2] at 1.5 s for 300 ms
     partition [0]->[1,2] at 2 s                       # only what goes from left to right
     slow node 3 by 2.5 at 10 ms for 1 s
+    pause node 1 at 1 s for 50 ms                     # as by SIGSTOP
     skew node 1 by -20 ms
     fill store of node 0 to 95 % at 1 s for 200 ms
     cut node 0 from node 1 at 30 ms
@@ -41,8 +42,8 @@ from sundog.backends.simulated.faults import (
     KillService,
     KillWorker,
     LimitBandwidth,
-    Occurrence,
     Partition,
+    Pause,
     RestartNode,
     RestartService,
     Schedule,
@@ -51,6 +52,7 @@ from sundog.backends.simulated.faults import (
     Slow,
     When,
 )
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.core.ids import NodeID
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 
@@ -320,6 +322,10 @@ class _Reader:
             self.fail_before("a factor of 0 would take no time")
         return Slow(node, permille)
 
+    def pause(self) -> AnyEffect:
+        self.need_word("node")
+        return Pause(self.node())
+
     def skew(self) -> AnyEffect:
         self.need_word("node")
         node = self.node()
@@ -379,6 +385,7 @@ _EFFECTS: dict[str, Callable[[_Reader], AnyEffect]] = {
     "restart": _Reader.restart,
     "partition": _Reader.partition,
     "slow": _Reader.slow,
+    "pause": _Reader.pause,
     "skew": _Reader.skew,
     "fill": _Reader.fill,
     "cut": _Reader.cut,
@@ -440,6 +447,8 @@ def _written_effect(effect: AnyEffect) -> str:
             text = "partition " + ("->" if one_way else "|").join(map(_group, groups))
         case Slow(node, permille):
             text = f"slow node {node} by {_decimal(Fraction(permille, 1000))}"
+        case Pause(node):
+            text = f"pause node {node}"
         case Skew(node, offset):
             text = f"skew node {node} by {_span(offset)}"
         case FillStore(node, permille):

@@ -11,10 +11,11 @@ end; nodes outside stay as the faults left them, which may be dead or unreachabl
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from simpy.core import Environment
@@ -68,6 +69,9 @@ class FaultTarget(Protocol):
 
     def fill_store(self, node: NodeID, permille: int) -> None:
         """Occupy that share of the node's store with bytes that nobody lets go of; 0 gives them back."""
+
+    def pause(self, node: NodeID, paused: bool) -> None:
+        """Stop the node's host as SIGSTOP does, or let it go on."""
 
 
 # --- what is done ------------------------------
@@ -126,6 +130,12 @@ class Slow(Effect, frozen=True):
     permille: int
 
 
+class Pause(Effect, frozen=True):
+    """A node's host is stopped, as by SIGSTOP: it hears and says nothing."""
+
+    node: NodeID
+
+
 class Skew(Effect, frozen=True):
     """A node's clock is off by ``offset``."""
 
@@ -177,11 +187,11 @@ class DisturbFrames(Effect, frozen=True):
 
 
 AnyEffect = (
-    KillNode | RestartNode | KillWorker | KillService | RestartService | Partition | Heal | Slow | Skew | FillStore | Cut | Delay
+    KillNode | RestartNode | KillWorker | KillService | RestartService | Partition | Heal | Slow | Pause | Skew | FillStore | Cut | Delay
     | Clog | LimitBandwidth | DisturbFrames
 )  # fmt: skip
 #: Effects over which time passes: they may have a span, after which they are taken back.
-LASTING = (KillNode, KillService, Partition, Slow, Skew, FillStore, Delay, Clog, LimitBandwidth, DisturbFrames)
+LASTING = (KillNode, KillService, Partition, Slow, Pause, Skew, FillStore, Delay, Clog, LimitBandwidth, DisturbFrames)
 
 
 class At(msgspec.Struct, frozen=True, tag=True):
@@ -229,10 +239,23 @@ class Schedule(msgspec.Struct, frozen=True):
 class FaultRunner:
     """Carries out a schedule: call :meth:`start` once, and :meth:`occurred` for everything of its kind that happens.
 
+    Faults of one kind on the same node add up while they last: the slowest, fullest, narrowest counts, delays and clocks are
+    summed, and a node is dead or paused until all that made it so are over. ``number`` tells which node a number means now.
+    ``call_at`` is what timed faults are given to.
+
     Raises ValueError if the schedule disturbs frames and the network has none.
     """
 
-    def __init__(self, environment: Environment, schedule: Schedule, target: FaultTarget, network: Network) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        schedule: Schedule,
+        target: FaultTarget,
+        network: Network,
+        *,
+        number: Callable[[NodeID], NodeID] = lambda node: node,
+        call_at: Callable[[Nanos, Callable[[], None]], None] | None = None,
+    ) -> None:
         if not isinstance(network, FramedNetwork):
             for fault in schedule.faults:
                 if isinstance(fault.effect, DisturbFrames):
@@ -243,7 +266,11 @@ class FaultRunner:
         self._network = network
         self._counts = dict.fromkeys(Occurrence, 0)
         self._waiting: dict[tuple[Occurrence, int], list[Fault]] = {}
-        self._dead: dict[NodeID | Service, None] = {}
+        self._number = number
+        self._call_at = call_at
+        #: What is in force: (kind, whom) -> values by the number of their fault.
+        self._in_force: dict[tuple[Any, ...], dict[int, Any]] = {}
+        self._begun = itertools.count()
         #: Whether the liveness phase has begun: then nothing new fails.
         self.calm = False
         #: (when, what) of everything done so far, for logs and reports.
@@ -267,6 +294,9 @@ class FaultRunner:
                 self._later(0, partial(self._begin, fault))
 
     def _later(self, span: Nanos, call: Callable[[], None]) -> None:
+        if self._call_at is not None:
+            self._call_at(int(self._environment.now) + max(0, span), call)
+            return
         self._environment.schedule(Call(self._environment, lambda _: call()), _NORMAL, max(0, span))  # type: ignore[arg-type]
 
     def _note(self, text: str) -> None:
@@ -284,18 +314,29 @@ class FaultRunner:
         self._note(f"over: {fault}")
         undo()
 
+    def _add(self, key: tuple[Any, ...], value: Any, show: Callable[[list[Any]], None]) -> Callable[[], None]:
+        """Put ``value`` in force beside others of ``key``, as ``show(values)`` does; return what takes it back."""
+        number = next(self._begun)
+        self._in_force.setdefault(key, {})[number] = value
+        show(list(self._in_force[key].values()))
+
+        def undo() -> None:
+            values = self._in_force.get(key, {})
+            if values.pop(number, None) is not None:
+                show(list(values.values()))
+
+        return undo
+
     def _apply(self, effect: AnyEffect) -> Callable[[], None] | None:
         """Do it; return what takes it back."""
         target = self._target
         match effect:
             case KillNode(node):
-                self._dead[node] = None
-                target.kill_node(node)
-                return partial(self._revive, node)
+                return self._add(("dead", node), True, lambda v: target.kill_node(node) if v else target.restart_node(node))
             case KillService(service):
-                self._dead[service] = None
-                target.kill_service(service)
-                return partial(self._revive, service)
+                return self._add(
+                    ("dead", service), True, lambda v: target.kill_service(service) if v else target.restart_service(service)
+                )
             case RestartNode(node):
                 self._revive(node)
             case RestartService(service):
@@ -303,47 +344,53 @@ class FaultRunner:
             case KillWorker(node, worker):
                 target.kill_worker(node, worker)
             case Slow(node, permille):
-                target.slow(node, permille)
-                return partial(target.slow, node, 1000)
+                return self._add(("slow", node), permille, lambda v: target.slow(node, max(v, default=1000)))
+            case Pause(node):
+                return self._add(("pause", node), True, lambda v: target.pause(node, bool(v)))
             case Skew(node, offset):
-                target.skew(node, offset)
-                return partial(target.skew, node, 0)
+                return self._add(("skew", node), offset, lambda v: target.skew(node, sum(v)))
             case FillStore(node, permille):
-                target.fill_store(node, permille)
-                return partial(target.fill_store, node, 0)
+                return self._add(("fill", node), permille, lambda v: target.fill_store(node, max(v, default=0)))
             case _:
                 return self._apply_to_messages(effect)
         return None
 
     def _apply_to_messages(self, effect: AnyEffect) -> Callable[[], None] | None:
-        network = self._network
+        network, number = self._network, self._number
         match effect:
             case Partition(groups, one_way):
                 return self._target.partition(groups, one_way)
             case Heal():
-                self._target.heal(None)
+                self._heal(None)
             case Cut(first, second):
-                network.cut(first, second)
+                network.cut(number(first), number(second))
             case Delay(source, target, extra):
-                network.delay(source, target, extra)
-                return partial(network.delay, source, target, 0)
+                ends = number(source), number(target)
+                return self._add(("delay", *ends), extra, lambda v: network.delay(*ends, sum(v)))
             case Clog(node):
-                return network.partition([[node], [other for other in network.nodes() if other != node]])
+                here = number(node)
+                return network.partition([[here], [other for other in network.nodes() if other != here]])
             case LimitBandwidth(node, permille):
-                network.set_bandwidth(node, permille, 1000)
-                return partial(network.set_bandwidth, node, 1, 1)
+                here = number(node)
+                return self._add(("limit", here), permille, lambda v: network.set_bandwidth(here, min(v, default=1000), 1000))
             case DisturbFrames(loss, duplication, reordering):
-                assert isinstance(network, FramedNetwork)
-                network.frame_faults = FrameFaults(loss, duplication, reordering)
-                return self._frames_well
+                return self._add(("frames",), (loss, duplication, reordering), self._disturb)
         return None
 
-    def _frames_well(self) -> None:
+    def _disturb(self, shares: list[tuple[int, int, int]]) -> None:
         assert isinstance(self._network, FramedNetwork)
-        self._network.frame_faults = None
+        self._network.frame_faults = FrameFaults(*map(max, *shares, (0, 0, 0))) if shares else None
+
+    def _heal(self, nodes: tuple[NodeID, ...] | None) -> None:
+        """Take back all that hurts messages between these nodes; None: any."""
+        chosen = None if nodes is None else frozenset(map(self._number, nodes))
+        for key in list(self._in_force):
+            if key[0] in ("delay", "limit") and (chosen is None or chosen.issuperset(key[1:])):
+                del self._in_force[key]
+        self._target.heal(nodes)
 
     def _revive(self, what: NodeID | Service) -> None:
-        self._dead.pop(what, None)
+        self._in_force.pop(("dead", what), None)
         if isinstance(what, Service):
             self._target.restart_service(what)
         else:
@@ -352,17 +399,21 @@ class FaultRunner:
     def _calm_down(self) -> None:
         """The liveness phase begins."""
         self.calm = True
-        core = self._schedule.core
+        core, target = self._schedule.core, self._target
         self._note(f"well from here on: nodes {', '.join(map(str, core))}")
-        if isinstance(self._network, FramedNetwork):
-            self._frames_well()
-        self._target.heal(core)
+        if self._in_force.pop(("frames",), None) is not None:
+            self._disturb([])
+        self._heal(core)
         for service in Service:
-            if service in self._dead:
+            if ("dead", service) in self._in_force:
                 self._revive(service)
         for node in core:
-            self._target.slow(node, 1000)
-            self._target.skew(node, 0)
-            self._target.fill_store(node, 0)
-            if node in self._dead:
+            target.slow(node, 1000)
+            target.skew(node, 0)
+            target.fill_store(node, 0)
+            if self._in_force.pop(("pause", node), None):
+                target.pause(node, False)
+            for kind in ("slow", "skew", "fill"):
+                self._in_force.pop((kind, node), None)
+            if self._in_force.get(("dead", node)):
                 self._revive(node)

@@ -13,10 +13,12 @@ without a switch; if it blocks, that hub is the body's from then on, and another
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
+from random import Random
 from typing import Any, Protocol
 
 import msgspec
@@ -120,17 +122,24 @@ def call_in(environment: Environment, span: Nanos, callback: Callable[[Event], N
 class VirtualClock(Environment):
     """A SimPy environment whose time can be moved on where nothing happens in between."""
 
+    def permute(self, seed: int | str) -> None:
+        """From now on let events of equal time happen in an order drawn from ``seed``."""
+        draw = Random(f"ties {seed}").getrandbits
+        self._eid = (draw(32) << 40 | number for number in itertools.count())  # type: ignore[assignment]  # what the queue sorts by
+
     def advance(self, to: Nanos) -> None:
         """Move time on to ``to``, before which nothing is scheduled."""
         self._now = to
 
 
 class Loop:
-    """See the module. ``costs`` are the session's; whoever makes it is the user's thread and greenlet."""
+    """See the module. ``costs`` are the session's, ``ties`` permutes what happens at one time; whoever makes it is the user's thread and greenlet."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: Costs, *, ties: int | str | None = None) -> None:
         self.costs = costs
         self.environment = VirtualClock()
+        if ties is not None:
+            self.environment.permute(ties)
         #: The one thread of the simulation, and the greenlet of the user's program on it.
         self.home = get_ident()
         self.main = getcurrent()

@@ -25,14 +25,15 @@ from sundog.backends.simulated.faults import (
     KillService,
     KillWorker,
     LimitBandwidth,
-    Occurrence,
     Partition,
+    Pause,
     Schedule,
     Service,
     Skew,
     Slow,
     When,
 )
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.core.ids import NodeID
 from sundog.core.units import MICROSECOND, SECOND, Nanos
 
@@ -51,12 +52,14 @@ def swarm(
     spared: Sequence[int] = (0,),
     core_min: int | None = None,
     frames: bool = False,
+    services: bool = True,
 ) -> Schedule:
     """Return a schedule drawn from ``seed`` for a cluster given as {node: number of its workers}.
 
     ``safety``: how long anything may fail, in nanoseconds; then a core that was drawn is well. ``tasks``: about how many there
     will be, for faults that wait for the n-th. ``spared``: nodes that are never killed and always in the core (the driver's).
     ``core_min``: nodes in the core at least (default: more than half). ``frames``: the network has frames to disturb.
+    ``services``: machines of the head may die by themselves.
 
     Raises ValueError for a cluster without nodes, or one that does not have the spared ones.
     """
@@ -65,13 +68,21 @@ def swarm(
     missing = [node for node in spared if node not in cluster]
     if missing:
         raise ValueError(f"spared node {missing[0]} is not in the cluster, which has nodes {', '.join(map(str, sorted(cluster)))}")
-    return _Swarm(Random(f"swarm {seed}"), cluster, safety, tasks, tuple(spared), frames).draw(core_min)
+    return _Swarm(Random(f"swarm {seed}"), cluster, safety, tasks, tuple(spared), frames, services).draw(core_min)
 
 
 class _Swarm:
     def __init__(
-        self, random: Random, cluster: Mapping[int, int], safety: Nanos, tasks: int, spared: tuple[int, ...], frames: bool
+        self,
+        random: Random,
+        cluster: Mapping[int, int],
+        safety: Nanos,
+        tasks: int,
+        spared: tuple[int, ...],
+        frames: bool,
+        services: bool,
     ) -> None:
+        self._services = services
         self._random = random
         self._cluster = cluster
         self._nodes = [NodeID(node) for node in sorted(cluster)]
@@ -97,7 +108,9 @@ class _Swarm:
 
     def _kinds(self) -> list[Callable[[], AnyEffect]]:
         """What can happen in this cluster, in a fixed order."""
-        kinds: list[Callable[[], AnyEffect]] = [self._slow, self._skew, self._fill, self._kill_service]
+        kinds: list[Callable[[], AnyEffect]] = [self._slow, self._pause, self._skew, self._fill]
+        if self._services:
+            kinds.append(self._kill_service)
         if any(self._cluster.values()):
             kinds.append(self._kill_worker)
         if self._mortal:
@@ -157,6 +170,9 @@ class _Swarm:
 
     def _slow(self) -> AnyEffect:
         return Slow(self._node(), self._random.choice([1500, 2000, 5000, 10_000, 50_000]))
+
+    def _pause(self) -> AnyEffect:
+        return Pause(self._node())
 
     def _skew(self) -> AnyEffect:
         return Skew(self._node(), self._span(self._safety) * self._random.choice([-1, 1]))

@@ -62,10 +62,10 @@ class Joint:
 class FakeWorker:
     """A worker's pipeline and client machine; its bodies take no time."""
 
-    def __init__(self, config: Config, number: ProcessID, joint: Joint) -> None:
-        self.where = address(NODE, number)
+    def __init__(self, config: Config, number: ProcessID, joint: Joint, node: NodeID = NODE) -> None:
+        self.where = address(node, number)
         self.joint = joint
-        self.client = Client(config, self.where, TO_HOST, worker=True)
+        self.client = Client(config, self.where, address(node, HOST), worker=True)
         self.executor = Executor()
         self.tokens = 0
 

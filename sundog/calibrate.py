@@ -4,8 +4,9 @@
 counted is mostly computing time, which other work on the machine hardly changes; latencies and copies are medians.
 
 How the parts are told apart: puts cost the node a message each and next to no turns, since many travel together; tasks by the
-thousand two messages and a decision each; tasks one after the other two turns more. The way between two processes is what is left
-of one task's round trip.
+thousand two messages and a decision each; tasks one after the other two more messages and two turns. What a driver and a worker
+compute more for a task that comes alone is what waking costs them. The way between two processes is what is left of the time that
+tasks one after the other take; since some of the computing lies beside that way, the simulator itself says how much.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 
 import sundog
+from sundog.backends import current
 from sundog.backends.serialization import pack
 from sundog.backends.simulated.cost_model import Profile
 from sundog.backends.simulated.network_model import NetworkModel
@@ -28,30 +30,39 @@ from sundog.core.units import MICROSECOND, SECOND, Nanos
 
 #: Messages that the node hears for a task among many: submitted, finished. References travel many to a message.
 _MESSAGES_PER_TASK = 2
+#: And for one that comes alone: also what is wanted, and what is let go of.
+_MESSAGES_PER_LONE_TASK = 4
 #: Turns of the node for a task that comes alone: one hears of it, one of its end.
-_TURNS_PER_TASK = 2
-#: Ways from process to process in a task's round trip: driver, node, worker, node, driver.
-_HOPS = 4
+_TURNS_PER_LONE_TASK = 2
 _LARGE_BYTES = 64_000_000
+#: An argument that travels inline; it passes the node twice, in and out.
+_INLINE_BYTES = 64 << 10
+_PASSES = 2
+#: Tasks one after the other, by which the simulator is asked what a round trip takes.
+_ASKED = 50
 
 
 class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured. Nanoseconds for one, computing time where not said otherwise."""
 
-    #: One task, submitted and fetched, from call to value on the clock.
+    #: One task after the other, submitted and fetched, on the clock.
     round_trip: Nanos
     #: A task among thousands: in the driver, the node, the workers.
     task_driver: Nanos
     task_node: Nanos
     task_workers: Nanos
-    #: ``.remote()`` alone, on the clock.
+    #: Of that in the driver, before anything is fetched.
     submit: Nanos
-    #: In the node: a small put among many; a task, one after the other.
+    #: In the node: a small put among many.
     put_node: Nanos
+    #: Tasks one after the other: in the driver, the node, the workers.
+    lone_task_driver: Nanos
     lone_task_node: Nanos
+    lone_task_workers: Nanos
     #: What the first nested call costs more than later ones, on the clock.
     worker_start: Nanos
-    #: Bytes a second.
+    #: Bytes a second; ``carried``: inline, into the node or out of it.
+    carried: int
     serialized: int
     copied: int
     copied_fresh: int
@@ -60,6 +71,11 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
 @sundog.remote
 def nothing() -> None:
     """An empty task."""
+
+
+@sundog.remote
+def take(_: bytes) -> None:
+    """An empty task with an argument."""
 
 
 @sundog.remote
@@ -76,57 +92,89 @@ def measure(repeats: int = 7) -> Measurements:
     worker_start = statistics.median(_worker_start() for _ in range(3))
     with sundog.init(num_workers=2):
         _tasks(2000)
-        tasks = [_computed(lambda: _tasks(5000), 5000) for _ in range(repeats)]
-        submits = [_clock(lambda: _submit(2000)) / 2000 for _ in range(repeats)]
-        puts = [_computed(lambda: _puts(4000), 4000) for _ in range(repeats)]
-        lone = [_computed(lambda: _one_by_one(500), 500) for _ in range(repeats)]
-        round_trips = [_clock(lambda: sundog.get(nothing.remote())) for _ in range(200 * repeats)]
+        tasks, submits, puts, lone, small, large, round_trips = [], [], [], [], [], [], []
+        for _ in range(repeats):
+            tasks.append(_computed(lambda: _tasks(5000), 5000))
+            submits.append(_computed(lambda: _submit(2000), 2000))
+            sundog.get(_KEPT)
+            puts.append(_computed(lambda: _puts(4000), 4000))
+            _KEPT.clear()
+            lone.append(_computed(lambda: round_trips.append(_clock(lambda: _one_by_one(500)) / 500), 500))
+            small.append(_computed(lambda: _carry(b"", 100), 100))
+            large.append(_computed(lambda: _carry(bytes(_INLINE_BYTES), 100), 100))
         fresh, copied = _copies(repeats)
     return Measurements(
         round_trip=int(statistics.median(round_trips)),
         task_driver=_median(tasks, "driver"),
         task_node=_median(tasks, "node"),
         task_workers=_median(tasks, "worker"),
-        submit=int(statistics.median(submits)),
+        submit=_median(submits, "driver"),
         put_node=_median(puts, "node"),
+        lone_task_driver=_median(lone, "driver"),
         lone_task_node=_median(lone, "node"),
+        lone_task_workers=_median(lone, "worker"),
         worker_start=int(worker_start),
+        carried=_rate(_PASSES * _INLINE_BYTES, max(0, _median(large, "node") - _median(small, "node"))),
         serialized=_serialized(repeats),
         copied=copied,
         copied_fresh=fresh,
     )
 
 
-def fit(measured: Measurements, name: str = "", network: NetworkModel | None = None) -> Profile:
-    """Return the profile that explains ``measured``. ``network``: what the nodes of the simulated cluster are joined by."""
-    message = measured.put_node
-    turn = max(0, measured.lone_task_node - measured.task_node) // _TURNS_PER_TASK
-    decision = max(0, measured.task_node - _MESSAGES_PER_TASK * message)
+def fit(measured: Measurements, name: str = "", network: NetworkModel | None = None, cores: int = 0) -> Profile:
+    """Return the profile that explains ``measured``. ``network``: what the nodes of the simulated cluster are joined by.
+
+    Needs SimPy and greenlet, and no session in this process.
+    """
+    message = min(measured.put_node, measured.task_node // _MESSAGES_PER_TASK)
+    decision = measured.task_node - _MESSAGES_PER_TASK * message
+    more = measured.lone_task_node - measured.task_node - (_MESSAGES_PER_LONE_TASK - _MESSAGES_PER_TASK) * message
     submit = min(measured.submit, measured.task_driver)
-    receive = measured.task_driver - submit
-    computed = submit + receive + measured.task_workers + _TURNS_PER_TASK * turn + _MESSAGES_PER_TASK * message + decision
-    hop = max(1 * MICROSECOND, (measured.round_trip - computed) // _HOPS)
-    return Profile(
+    profile = Profile(
         name=name,
-        node_turn=turn,
+        node_turn=max(0, more) // _TURNS_PER_LONE_TASK,
         node_message=message,
         node_decision=decision,
         submit=submit,
-        receive=receive,
+        receive=measured.task_driver - submit,
         worker_task=measured.task_workers,
+        driver_wake=max(0, measured.lone_task_driver - measured.task_driver),
+        worker_wake=max(0, measured.lone_task_workers - measured.task_workers),
         worker_start=measured.worker_start,
         serialize_bytes_per_second=measured.serialized,
         copy_bytes_per_second=measured.copied,
         fresh_copy_bytes_per_second=measured.copied_fresh,
-        network=msgspec.structs.replace(network or NetworkModel(), local_latency=hop),
+        message_bytes_per_second=measured.carried,
+        cores=cores,
+        network=network or NetworkModel(),
     )
+    # A round trip grows by the same for every nanosecond of the way, so two of them tell how long the way is.
+    near, far = _with_latency(profile, 1 * MICROSECOND), _with_latency(profile, 101 * MICROSECOND)
+    taken, more_taken = round_trip(near), round_trip(far)
+    way = (measured.round_trip - taken) * 100 * MICROSECOND // max(1, more_taken - taken)
+    return _with_latency(profile, 1 * MICROSECOND + max(0, way))
+
+
+def _with_latency(profile: Profile, latency: Nanos) -> Profile:
+    return msgspec.structs.replace(profile, network=msgspec.structs.replace(profile.network, local_latency=latency))
+
+
+def round_trip(profile: Profile) -> Nanos:
+    """Return how long a task takes in the simulator, submitted and fetched, one after the other."""
+    with sundog.init(backend="simulated", num_workers=2, profile=profile):
+        session = current.session
+        assert session is not None
+        _one_by_one(_ASKED)
+        began = session.now()
+        _one_by_one(_ASKED)
+        return (session.now() - began) // _ASKED
 
 
 def calibrate(repeats: int = 7) -> Profile:
     """Return the profile of this machine. See :func:`measure` for errors."""
     cores = len(os.sched_getaffinity(0))
     name = f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
-    return fit(measure(repeats), name)
+    return fit(measure(repeats), name, cores=cores)
 
 
 # --- the workloads ------------------------------
@@ -137,7 +185,9 @@ def _tasks(count: int) -> None:
 
 
 def _submit(count: int) -> None:
+    """Submit, and wait until all are done, without fetching them."""
     _KEPT[:] = [nothing.remote() for _ in range(count)]
+    sundog.wait(_KEPT[-1:])
 
 
 #: What must outlive a measurement.
@@ -146,7 +196,11 @@ _KEPT: list[Any] = []
 
 def _puts(count: int) -> None:
     _KEPT[:] = [sundog.put(b"small") for _ in range(count)]
-    sundog.get(_KEPT[-1])
+    sundog.get(nothing.remote())  # by then the node has heard of all
+
+
+def _carry(value: bytes, count: int) -> None:
+    sundog.get([take.remote(value) for _ in range(count)])
 
 
 def _one_by_one(count: int) -> None:

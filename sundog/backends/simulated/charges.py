@@ -1,28 +1,31 @@
 """What a driver or worker is charged for its own work, where a profile says what that costs. See ``cost_model``.
 
-The code that runs pays: its strand computes for that long on the node's cores. What the loop did for a process meanwhile (an
-answer to a future) is owed, and paid with the next charge.
+The code that runs pays: its strand computes for that long on the node's cores. What nobody's code can pay now is paid with the
+next charge. Values that arrive are read beside the code, as a driver's client thread does, one batch after the other.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sundog.backends.serialization import PICKLE
 from sundog.backends.simulated.sim_loop import inline_size
-from sundog.core.actions import ResolveGet
-from sundog.core.messages import ObjectPut, TaskSubmitted
+from sundog.core.messages import ObjectPut, ObjectsReady, TaskSubmitted
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
+    from simpy.events import Event
+
     from sundog.backends.base import Arena
     from sundog.backends.simulated.client_process import ClientProcess
     from sundog.backends.simulated.cores import Cores
     from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.task_body import Outcome
-    from sundog.core.ids import FunctionID
-    from sundog.core.machine import Action
+    from sundog.core.ids import Address, FunctionID
+    from sundog.core.machine import Fact
     from sundog.core.messages import RunTask
     from sundog.core.task import Value
 
@@ -36,6 +39,8 @@ class Charges:
         self._cores = cores
         self._wake = profile.worker_wake if worker else profile.driver_wake
         self._owed: Nanos = 0
+        #: Batches of messages that are being read, and what each takes.
+        self._arriving: deque[tuple[Nanos, Callable[[], None]]] = deque()
         #: The submission that was charged last: a process may be kicked more than once for one.
         self._charged: Any = None
         #: When the node was last told anything, and how long the bodies of a function take, as a real worker's loop knows it.
@@ -69,13 +74,32 @@ class Charges:
         self._charged = fact
         self.charge(self.profile.submit + self._serialized(value) + self.profile.message_time(inline_size(value)))
 
-    def answer(self, answer: Action, asleep: bool) -> None:
-        """An answer has come; ``asleep``: the code had to wait for it."""
-        span = self._wake if asleep else 0
-        if type(answer) is ResolveGet:
-            for value in answer.values:
-                span += self.profile.receive + self._arrived(value)
-        self.charge(span)
+    def arrival(self, sender: Address, messages: list[Fact], deliver: Callable[[Address, list[Fact]], None]) -> bool:
+        """Tell whether messages take time to be read; ``deliver`` is called with them then, in the order of their coming."""
+        span = 0
+        for message in messages:
+            if type(message) is ObjectsReady:
+                for ready in message.objects:
+                    span += self.profile.receive
+                    if ready.value is not None:
+                        span += self._arrived(ready.value)
+        arriving = self._arriving
+        if not span and not arriving:
+            return False
+        arriving.append((span, partial(deliver, sender, messages)))
+        if len(arriving) == 1:
+            self._cores.compute(span, self._on_arrived)
+        return True
+
+    def _on_arrived(self, _: Event) -> None:
+        arriving = self._arriving
+        arriving.popleft()[1]()
+        if arriving:
+            self._cores.compute(arriving[0][0], self._on_arrived)
+
+    def woken(self) -> None:
+        """What code had slept for is there."""
+        self.charge(self._wake)
 
     def wake(self) -> None:
         """A worker had nothing to do and has now."""

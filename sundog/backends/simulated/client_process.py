@@ -109,6 +109,11 @@ class ClientProcess(Process):
 
     # -- turns ----------------------------------------------------------------------------------------------------------------
 
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``Process``; where that takes time, values are there once they have been read."""
+        if self.charges is None or not self.charges.arrival(sender, messages, super().receive):
+            super().receive(sender, messages)
+
     def wanted_at(self) -> Nanos | None:
         """See ``Process``."""
         deadline, flush = self.client.next_deadline(), self._flush_at
@@ -220,8 +225,8 @@ class ClientProcess(Process):
             asleep = waiter.answer is None
             while waiter.answer is None:
                 strand.suspend()
-            if self.charges is not None:
-                self.charges.answer(waiter.answer, asleep)
+            if asleep and self.charges is not None:
+                self.charges.woken()
         except BaseException:
             self._abandon(fact.request, waiter)
             raise
@@ -246,8 +251,6 @@ class ClientProcess(Process):
         session = current.get()
 
         def answered(answer: Action) -> None:
-            if self.charges is not None:
-                self.charges.answer(answer, False)
             loop = self.loop
             running, before = loop.running, current.get()
             loop.running = None

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.sim_loop import Loop
     from sundog.backends.simulated.strand import Strand
 
-#: Service is counted in these parts of a nanosecond, so that rounding (always down) never adds up to one.
+#: Service is counted in these parts of a nanosecond. It is rounded down, and who lacks less than half of one has had enough.
 _PARTS = 1 << 10
+_ENOUGH = _PARTS // 2
 
 
 class Cores:
@@ -96,12 +97,13 @@ class Cores:
 
     def _takes(self, parts: int, together: int) -> Nanos:
         """Return how long one of ``together`` processes takes to receive ``parts``."""
+        parts = max(0, parts - _ENOUGH)
         if together <= self.count:
             return -(-parts // _PARTS)
         return -(-parts * together // (_PARTS * self.count))
 
     def _look_later(self) -> None:
-        when = self._loop.now + self._takes(max(0, self._computing[0][0] - self._served), len(self._computing))
+        when = self._loop.now + self._takes(self._computing[0][0] - self._served, len(self._computing))
         if self._look is None or when < self._look:
             self._look = when
             self._loop.call_at(when, self._on_look)
@@ -113,7 +115,7 @@ class Cores:
         self._look = None
         computing = self._computing
         self._serve(len(computing))
-        while computing and computing[0][0] <= self._served:
+        while computing and computing[0][0] <= self._served + _ENOUGH:
             loop.call_at(loop.now, heappop(computing)[2])
         if computing:
             self._look_later()

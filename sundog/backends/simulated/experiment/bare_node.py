@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from simpy.core import Environment
 from simpy.events import NORMAL, Event
 
+from sundog.backends.simulated.cores import Cores
 from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.node import Node, NodeWorker, SteppedHost, Store
 from sundog.backends.simulated.sim_loop import wire_size
@@ -57,9 +59,14 @@ class BareNode(Node):
         make_worker: Callable[[Any, ProcessID], NodeWorker],
         store: Store,
         measures: Measures,
+        turns: deque[BareNode],
     ) -> None:
         super().__init__(cluster, number, config, host, make_worker, store)
         self.measures = measures
+        if self.cores is not None:
+            self.cores = Cores(cluster.loop, 0)  # bodies compute on what the resources say, not on these
+        #: Nodes whose turn comes when nothing else happens at this instant.
+        self._turns = turns
         self.local_latency = cluster.network.model.local_latency  # type: ignore[attr-defined]  # experiments have that one
         #: Functions that the host was told of.
         self.exported: dict[str, None] = {}
@@ -68,6 +75,18 @@ class BareNode(Node):
         """See ``Process``."""
         self.measures.steps += 1
         super().turn()
+
+    def turn_soon(self) -> None:
+        """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
+        if not self._turn_due and self._acting is None:
+            self._turn_due = True
+            self._turns.append(self)
+
+    def take_turn(self) -> None:
+        """The turn has come."""
+        self._turn_due = False
+        if not self.dead:
+            self.turn()
 
     def send(self, source: Address, target: Address, messages: list[Fact]) -> None:
         """See ``Node``."""
@@ -81,6 +100,9 @@ class BareNode(Node):
         measures.bytes_local += size
         process = self if target == self.where else cluster.processes.get(target)
         if process is None:
+            return
+        if not self.local_latency:
+            process.receive(source, messages)
             return
         environment = self.loop.environment
         environment.schedule(Delivery(environment, process, source, messages), NORMAL, self.local_latency)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop
@@ -88,7 +89,7 @@ class Experiment:
         #: Why it cannot come to its end.
         self.failure: str | None = None
         self.over = False
-        self._settings = settings
+        self._turns: deque[BareNode] = deque()
         self._policy = policy
         self._moved_at: Nanos = 0
         self._workload = workload
@@ -100,7 +101,7 @@ class Experiment:
         rng = Random(f"host {number} {seed.hex()}")
         host = Host(config, number, rng=rng, clustered=clustered, policy=None if number else self._policy)
         CountedLedger.count(host.object_manager.ledger, number, self.measures)
-        node = BareNode(self.cluster, number, config, host, partial(BareWorker, self), SizedStore(), self.measures)
+        node = BareNode(self.cluster, number, config, host, partial(BareWorker, self), SizedStore(), self.measures, self._turns)
         if not self.models[number].joins_at():
             # Not all at once: else all would say how they are doing at the same instants for ever.
             self.cluster.add(node, host, number * config.heartbeat_every // len(self.models))
@@ -164,7 +165,7 @@ class Experiment:
         gc.freeze()
         gc.disable()
         try:
-            self._boot()
+            self.boot()
             self._begin()
             if not self.over:
                 self._go(watch)
@@ -181,8 +182,8 @@ class Experiment:
         self._settle_accounts()
         return self.measures
 
-    def _boot(self) -> None:
-        """Until all nodes that are there from the beginning know each other as far as they ever do, and have their workers."""
+    def boot(self) -> None:
+        """Go on until all nodes that are there from the beginning are known to the head, and have their workers."""
         first = [node for node in self.nodes if not self.models[node.number].joins_at()]
         while not self._is_up(first):
             self._steps(256)
@@ -221,10 +222,13 @@ class Experiment:
             if watch is not None:
                 watch(self)
             silence = self.loop.now - self._moved_at
-            if not self.loop.environment._queue and not self.over:
-                self.failed(why_stuck(self))
-            elif silence > _STUCK_AFTER and not self.busy and not self._will_submit() and not self._flows():
-                self.failed(why_stuck(self))
+            nothing = not self.loop.environment._queue and not self._turns
+            if nothing or (silence > _STUCK_AFTER and not self.busy and not self._will_submit() and not self._flows()):
+                self._is_stuck()
+
+    def _is_stuck(self) -> None:
+        if not self.over:
+            self.failed(why_stuck(self))
 
     def _flows(self) -> bool:
         """Whether bytes are on their way between nodes."""
@@ -234,17 +238,25 @@ class Experiment:
         return any(submitter.waits_for_time() for submitter in self.submitters) if self.to_submit else False
 
     def _steps(self, count: int) -> None:
-        """Let up to ``count`` events happen; fewer if it is over, or nothing is left to happen."""
+        """Let up to ``count`` events happen; fewer if it is over, or nothing is left to happen.
+
+        Turns of nodes come after all events of an instant, so that a node hears at once what arrives at one time.
+        """
         environment: Environment = self.loop.environment
-        queue = environment._queue
-        for _ in range(count):
-            if self.over or not queue:
+        queue, turns = environment._queue, self._turns
+        left = count
+        while left and not self.over:
+            if turns and (not queue or queue[0][0] > environment._now):
+                turns.popleft().take_turn()
+                continue
+            if not queue:
                 break
+            left -= 1
             environment._now, _, _, event = heappop(queue)
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]  # as SimPy does
             for callback in callbacks:
                 callback(event)
-            self.measures.events += 1
+        self.measures.events += count - left
 
     def _drain(self) -> None:
         """Everything has finished: what is left to say is said, until no host knows of any task or object."""
@@ -252,13 +264,12 @@ class Experiment:
         began = self.loop.now
         last = 0
         while self.failure is None:
-            until = self.loop.now + MILLISECOND + last
-            last = until - self.loop.now
-            while self.loop.next_event() <= until:
+            last = 2 * last + MILLISECOND
+            while self._turns or self.loop.next_event() <= began + last:
                 self._steps(1)
             if not leftovers(self):
                 return
-            if self.loop.now - began > _DRAIN_MAX or not self.loop.environment._queue:
+            if last > _DRAIN_MAX or not self.loop.environment._queue:
                 raise InvariantViolation(
                     f"{self._workload.name}: all has finished {seconds(self.loop.now - began):g} s ago; left: {leftovers(self)}"
                 )

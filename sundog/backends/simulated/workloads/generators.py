@@ -28,6 +28,8 @@ from sundog.core.units import Nanos
 Duration: TypeAlias = float | Distribution
 Size: TypeAlias = int | Distribution
 Resources: TypeAlias = Mapping[str, float] | Shape
+#: Whose drivers submit: the numbers of nodes, or how many of the first ones.
+Nodes: TypeAlias = int | Sequence[int]
 
 _ONE_EMPTY = (0,)
 
@@ -74,7 +76,11 @@ def _positive(**counts: int) -> None:
             raise WorkloadError(f"{name}={count!r}: give a whole number, 1 or more")
 
 
-def _drivers(nodes: Sequence[int]) -> tuple[int, ...]:
+def _drivers(nodes: Nodes) -> tuple[int, ...]:
+    """Return the numbers of the nodes whose drivers submit; a whole number stands for the first so many."""
+    if isinstance(nodes, int):
+        _positive(nodes=nodes)
+        return tuple(range(nodes))
     if not nodes:
         raise WorkloadError("nodes is empty: name at least one node whose driver submits")
     return tuple(nodes)
@@ -89,7 +95,7 @@ def independent(
     *,
     size: Size = 0,
     resources: Resources = ONE_CPU,
-    nodes: Sequence[int] = (0,),
+    nodes: Nodes = (0,),
     seed: int = 0,
 ) -> Workload:
     """``count`` tasks that share nothing, all submitted at once."""
@@ -105,7 +111,7 @@ def chain(
     chains: int = 1,
     size: Size = 0,
     resources: Resources = ONE_CPU,
-    nodes: Sequence[int] = (0,),
+    nodes: Nodes = (0,),
     seed: int = 0,
 ) -> Workload:
     """``chains`` chains side by side, each of ``length`` tasks that take the one before them."""
@@ -287,7 +293,7 @@ def poisson(
     *,
     size: Size = 0,
     resources: Resources = ONE_CPU,
-    nodes: Sequence[int] = (0,),
+    nodes: Nodes = (0,),
     seed: int = 0,
 ) -> Workload:
     """``count`` tasks that share nothing, submitted at ``rate`` a second over all ``nodes`` together; each by one drawn at random,
@@ -318,7 +324,7 @@ def nested(
     after: float = 0.0,
     size: Size = 0,
     resources: Resources = ONE_CPU,
-    nodes: Sequence[int] = (0,),
+    nodes: Nodes = (0,),
     seed: int = 0,
 ) -> Workload:
     """``parents`` tasks, whose bodies compute ``before`` seconds, submit ``children`` tasks, get them and compute ``after``. With

@@ -103,6 +103,9 @@ class GlobalScheduler:
         #: Functions, and which node has been given which.
         self._functions: dict[FunctionID, msg.FunctionExported] = {}
         self._told: dict[NodeID, dict[FunctionID, None]] = {}
+        #: Functions in the order in which they were exported, and how many of them each node has been told of.
+        self._exports: list[msg.FunctionExported] = []
+        self._introduced: dict[NodeID, int] = {}
         self._lost: dict[NodeID, None] = {}
         self._actions: list[Action] = []
         #: When a task that no node could hold fails.
@@ -212,7 +215,9 @@ class GlobalScheduler:
             self._actions.append(Send(self.here, msg.LocationsAdded(fact.node, fact.kept)))
 
     def _on_function_exported(self, sender: Address, fact: msg.FunctionExported) -> None:
-        self._functions.setdefault(fact.function_id, fact)
+        if fact.function_id not in self._functions:
+            self._functions[fact.function_id] = fact
+            self._exports.append(fact)
         self._told.setdefault(node_of(sender), {})[fact.function_id] = None
 
     def _on_load_reported(self, sender: Address, fact: msg.LoadReported) -> None:
@@ -231,6 +236,7 @@ class GlobalScheduler:
             self._nodes_changed = True
         self._with.pop(fact.node, None)
         self._told.pop(fact.node, None)
+        self._introduced.pop(fact.node, None)
         self._lost[fact.node] = None
         for task_id in [t for t, shape in self._shapes.items() if self._is_orphan(self.waiting[shape][t])]:
             self._remove(task_id)
@@ -282,7 +288,7 @@ class GlobalScheduler:
             self._remove(task_id)
             self._assign(node, shape)
             self.assigned[task_id] = _Assigned(task, node)
-            self._introduce(node, spec.function_id, actions)
+            self._introduce(node, actions)
             message = msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)
             actions.append(Send(address(node, HOST), message))
         if not tasks:
@@ -295,13 +301,17 @@ class GlobalScheduler:
                 if task_id not in self._graces:
                     self._graces.set(task_id, now + self._config.infeasible_grace)
 
-    def _introduce(self, node: NodeID, function_id: FunctionID, actions: list[Action]) -> None:
-        """See that the node has the function."""
-        function = self._functions.get(function_id)
+    def _introduce(self, node: NodeID, actions: list[Action]) -> None:
+        """See that the node has every function so far: that of a task may call others, which it names and does not bring."""
+        known = self._introduced.get(node, 0)
+        if known == len(self._exports):
+            return
+        self._introduced[node] = len(self._exports)
         told = self._told.setdefault(node, {})
-        if function is not None and function_id not in told:
-            told[function_id] = None
-            actions.append(Send(address(node, HOST), function))
+        for function in self._exports[known:]:
+            if function.function_id not in told:
+                told[function.function_id] = None
+                actions.append(Send(address(node, HOST), function))
 
     def _assign(self, node: NodeID, shape: Shape) -> None:
         """Carry the node's load on by one task."""

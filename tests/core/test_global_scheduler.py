@@ -132,3 +132,16 @@ def test_a_task_spilled_twice_is_placed_once() -> None:
     bench.step(0, spilled(task(1)), spilled(task(1)))
     bench.step(1, spilled(task(1)))
     assert len(bench.step(2, join(0, CPU=4))) == 1
+
+
+def test_a_node_is_told_of_every_function_before_its_task() -> None:
+    """A function calls others, which it names by their IDs and does not bring."""
+    bench = Bench()
+    bench.step(0, join(1, CPU=1))
+    exports = [msg.FunctionExported(FunctionID(bytes([n]) * 16), f"f{n}", Value(0)) for n in range(3)]
+    bench.step(1, *exports[:2], sender=host(2))
+    actions = bench.step(2, spilled(task(1)))
+    assert [action.message for action in actions if isinstance(action, Send)][:2] == exports[:2]
+    bench.step(3, exports[2], sender=host(1))
+    actions = bench.step(4, spilled(task(2)))
+    assert [type(action.message) for action in actions if isinstance(action, Send)] == [msg.TaskAssigned]

@@ -29,7 +29,7 @@ from sundog.core.events import Asked, ClientLost, FetchFailed, FetchFinished, Ta
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
-from sundog.core.messages import RunTasks, TaskAssigned, TaskFinished
+from sundog.core.messages import FunctionExported, RunTasks, TaskAssigned, TaskFinished
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -281,6 +281,9 @@ class Node(Process):
         suspended = worker.die()
         if suspended is not None:
             self.killed.append(suspended)
+        exports = [fact for fact in getattr(worker, "facts", ()) if type(fact) is FunctionExported]
+        if exports:  # functions are exported once for all workers here, so an export outlives its worker
+            self.receive(worker.where, exports)
         lost = WorkerLost(worker.number, worker.started, worker.finished, status)
         self._cluster.network.send(worker.where, self.where, 0, partial(self.report, lost))
 

@@ -162,9 +162,13 @@ class Worker(ClientProcess):
             self._computing = whether
             self.loop.timers += 1 if whether else -1
 
-    def _call(self, run: msg.RunTask, values: tuple[Value, ...]) -> Outcome:
+    def _call(self, run: msg.RunTask, values: tuple[Value, ...]) -> Outcome | None:
+        """Call a body. None if the worker was killed meanwhile, and what the body did of that could not even be packed."""
         assert self._body is not None
-        return self._body(run, self._functions.get(run.spec.function_id), values)
+        try:
+            return self._body(run, self._functions.get(run.spec.function_id), values)
+        except WorkerKilled:
+            return None
 
     def _charged(self, run: msg.RunTask, values: tuple[Value, ...]) -> Outcome | None:
         """Call a body; what comes before and after it takes time, too. None if the worker was killed meanwhile."""
@@ -173,7 +177,7 @@ class Worker(ClientProcess):
         try:
             charges.task_begins(run, values)
             outcome = self._call(run, values)
-            if not self.dead:
+            if outcome is not None and not self.dead:
                 charges.task_ends(outcome)
         except WorkerKilled:
             return None

@@ -12,8 +12,8 @@ Three layers, each ignorant of the one above:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from sundog.core.config import Config
 from sundog.core.ids import IdSequence, TaskID
@@ -23,10 +23,10 @@ from sundog.core.machine import Action, Fact
 class Arena(Protocol):
     """The node's shared memory, as one process sees it. Bytes only; who may touch which is the ledger's decision."""
 
-    def write(self, offset: int, size: int, warm: bool) -> memoryview:
-        """Return a writable view of an extent granted to this process; reserves its pages first unless ``warm``.
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
+        """Write ``segments``, bytes-like and ``size`` together, into an extent granted to this process, once.
 
-        Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
+        Reserves its pages first unless ``warm``. Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
         """
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:

@@ -273,7 +273,7 @@ class Session:
         assert isinstance(granted, ExtentGranted)
         offset = granted.offset
         try:
-            packed.write(self.port.arena.write(offset, size, granted.warm))
+            self.port.arena.fill(offset, size, granted.warm, packed.placed(offset))
             return Value(size, packed.format, b"", offset)
         except OSError as error:
             self._facts.append(ExtentReturned(offset))

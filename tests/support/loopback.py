@@ -10,7 +10,7 @@ import itertools
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,9 +47,9 @@ class LoopbackArena:
         self.end += -(-size // 64) * 64
         return offset
 
-    def write(self, offset: int, size: int, warm: bool) -> memoryview:
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
         whole: Any = self.bytes
-        return memoryview(whole)[offset : offset + size]
+        memoryview(whole)[offset : offset + size] = b"".join(segments)
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
         class Exported(np.ndarray[Any, Any]):

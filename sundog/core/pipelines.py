@@ -282,6 +282,10 @@ class Pipelines:
         """Return when :meth:`free_tails` has something to do if nothing happens."""
         return min([self._hopeless_at(worker) for worker in self._tails()], default=None)
 
+    def behind(self) -> int:
+        """Return how many tasks lie behind the heads of all pipelines."""
+        return sum([len(worker.pipeline) - 1 for worker in self._deep.values()])
+
     def _hopeless_at(self, worker: WorkerRecord) -> Nanos:
         return worker.late_at + self._offer_after
 

@@ -220,6 +220,8 @@ class ClientProcess(Process):
             self.facts.append(fact)
             self.turn()
             asleep = waiter.answer is None
+            if asleep and self.charges is not None:
+                self.charges.asleep = True
             while waiter.answer is None:
                 strand.suspend()
             if asleep and self.charges is not None:

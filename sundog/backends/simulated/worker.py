@@ -158,7 +158,10 @@ class Worker(ClientProcess):
         """Call a body; what comes before and after it takes time, too. None if the worker was killed meanwhile."""
         charges = self.charges
         assert charges is not None
+        began = self.loop.now
         try:
+            charges.charge(0)  # what is owed for waking is no part of the task
+            self._blocked += self.loop.now - began
             charges.task_begins(run, values)
             outcome = self._call(run, values)
             if not self.dead:

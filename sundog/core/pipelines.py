@@ -264,7 +264,7 @@ class Pipelines:
         for worker in self._behind():
             long = (worker.pipeline[0].function.mean or 0) >= self._work_max
             if long or now >= worker.late_at:
-                self.reclaim(worker, len(worker.pipeline) - 1)
+                self.reclaim(worker, _movable(worker))
 
     def next_late(self) -> Nanos | None:
         """Return when the next head is late, if that matters now."""
@@ -276,7 +276,7 @@ class Pipelines:
         """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
         for worker in self._tails():
             if now >= self._hopeless_at(worker):
-                self.reclaim(worker, len(worker.pipeline) - 1)
+                self.reclaim(worker, _movable(worker))
 
     def next_tail(self) -> Nanos | None:
         """Return when :meth:`free_tails` has something to do if nothing happens."""
@@ -294,14 +294,16 @@ class Pipelines:
         return [
             worker
             for worker in self._deep.values()
-            if worker.state is WorkerState.LEASED and not worker.pipeline[-1].assigned and worker.takes()
+            if worker.state is WorkerState.LEASED and not worker.pipeline[-1].assigned and worker.takes() and _movable(worker)
         ]
 
     def _behind(self) -> list[WorkerRecord]:
         """Return the workers that have something behind their head which another could run."""
         free = self._pool.resources_fit
         return [
-            worker for worker in self._deep.values() if worker.state is WorkerState.LEASED and worker.takes() and free(worker.shape)
+            worker
+            for worker in self._deep.values()
+            if worker.state is WorkerState.LEASED and worker.takes() and free(worker.shape) and _movable(worker)
         ]
 
     # -- speaking -----------------------------------------------------------------------------------------------------------------
@@ -322,6 +324,18 @@ class Pipelines:
             actions += self._reclaims
             self._reclaims = []
         return actions
+
+
+def _movable(worker: WorkerRecord) -> int:
+    """Return how many tasks at the end of the pipeline are worth taking back.
+
+    What needs a return of something ahead of it could run nowhere before that: taken back, it would only be sent again.
+    """
+    pipeline = worker.pipeline
+    for place, record in enumerate(pipeline):
+        if place and not record.missing:
+            return len(pipeline) - place
+    return 0
 
 
 def pinned(record: TaskRecord) -> tuple[ObjectID, ...]:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from sundog.core.config import Config
 from sundog.core.ids import IdSequence, TaskID
+from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Fact
 
 
@@ -49,9 +50,14 @@ class Port(Protocol):
     #: ObjectIDs found while reading values are born with a fact.
     facts: deque[bytes | Fact]
     arena: Arena
+    #: What the client machine knows. Any thread may look: with a reference to the ID, or what it finds may be gone the next moment.
+    known: KnownObjects
 
     def submitted(self) -> None:
         """A TaskSubmitted was appended: flush by the rules (protocols: 3). May wait while submissions are paused."""
+
+    def answered_here(self) -> None:
+        """A call was answered from :attr:`known`, without the machine: where time is virtual, it passes here."""
 
     def kick(self) -> None:
         """Facts were appended that should travel soon."""

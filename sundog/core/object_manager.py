@@ -273,7 +273,7 @@ class ObjectManager:
             record.wanting = None
         if record.watching is not None:
             for client in record.watching:
-                self._ready.setdefault(client, []).append(ReadyObject(object_id))
+                self._say_ready(client, object_id, value)
             record.watching = None
         if record.needed:
             self._tell_scheduler(object_id, record)
@@ -291,6 +291,11 @@ class ObjectManager:
             self._ready[client] = [ReadyObject(object_id, value)]
         else:
             ready.append(ReadyObject(object_id, value))
+
+    def _say_ready(self, client: Address, object_id: ObjectID, value: Value) -> None:
+        """Tell the news; with a small value, since it is wanted next. Not with an error: that counts as heard once it is got."""
+        small = value.offset == -1 and not value.error and value.size <= self._config.news_bytes_max
+        self._ready.setdefault(client, []).append(ReadyObject(object_id, value if small else None))
 
     def _mark_heard(self, object_id: ObjectID, record: ObjectRecord) -> None:
         """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
@@ -320,7 +325,7 @@ class ObjectManager:
             elif fact.deliver:
                 self._give(sender, object_id, record)
             else:
-                self._ready.setdefault(sender, []).append(ReadyObject(object_id))
+                self._say_ready(sender, object_id, record.value)
 
     def _is_ready(self, object_id: ObjectID) -> bool:
         record = self.objects.get(object_id)

@@ -25,6 +25,7 @@ from sundog.core import messages as msg
 from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion, ResolveWait
 from sundog.core.config import Config
 from sundog.core.ids import FunctionID, IdSequence, ObjectID, TaskID, return_ids, root_task_id
+from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Fact
 from sundog.core.task import Failure, FailureKind, TaskSpec, Value, arguments_id
 
@@ -95,6 +96,7 @@ class LoopbackPort:
     def __init__(self, store: Store | None = None, root: TaskID | None = None, config: Config | None = None) -> None:
         self.config = config or Config()
         self.facts: deque[Any] = deque()
+        self.known = KnownObjects(self.config)
         self.store = store or Store()
         self.arena = self.store.arena
         self.references: Counter[bytes] = Counter()
@@ -109,6 +111,9 @@ class LoopbackPort:
         self._worker: Session | None = None
 
     def submitted(self) -> None:
+        pass
+
+    def answered_here(self) -> None:
         pass
 
     def kick(self) -> None:

@@ -77,6 +77,7 @@ class WorkerPort:
         self.closed: str | None = None
         self._pump = ClientPump(config, link, worker, worker=True, route=self._route, show=self._show, closed=self._on_closed)
         self.facts = self._pump.facts
+        self.known = self._pump.client.known
         self._tokens_fd = tokens_fd
         self._progress = progress
         self._executor = Executor()
@@ -281,6 +282,9 @@ class WorkerPort:
                 self._pumping.release()
         else:
             self.kick()
+
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
 
     def kick(self) -> None:
         """See ``base.Port``."""

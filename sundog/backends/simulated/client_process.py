@@ -54,6 +54,7 @@ class ClientProcess(Process):
             self.arena = ChargedArena(self.arena, self.charges)
         self.host_address = address(node_of(where), HOST)
         self.client = Client(node.config, where, self.host_address, worker=worker)
+        self.known = self.client.known
         self.facts: deque[Any] = deque()
         self.waiters = Waiters()
         self.paused = False
@@ -209,6 +210,9 @@ class ClientProcess(Process):
             if self.charges is not None:
                 self.charges.submission(self.facts)
             self.turn_soon()
+
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
 
     def ask(self, fact: Any) -> Action:
         """See ``base.Port``."""

@@ -210,6 +210,10 @@ class Worker(ClientProcess):
         self._check_alive()
         super().submitted()
 
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
+        self._check_alive()
+
     def lane(self) -> IdSequence:
         """See ``base.Port``. Bodies have one thread here."""
         run = self.run

@@ -62,23 +62,23 @@ class Pipelines:
             record.state = _DISPATCHED
         else:
             set_state(record, _DISPATCHED)
-        if not pipeline:
+        depth = len(pipeline)
+        if not depth:
             worker.work = 0
             worker.followed = False
         sequence = worker.sequence = worker.sequence + 1
-        estimate = function.mean or 0
-        record.worker, record.sequence, record.dispatched_at, record.estimate = worker, sequence, now, estimate
+        record.worker = worker
+        record.sequence = sequence
+        record.dispatched_at = now
         if oldest_needed:
             worker.followed = True
-            record.oldest_needed = oldest_needed
-        else:
-            record.oldest_needed = sequence
+        record.oldest_needed = oldest_needed or sequence
         pipeline.append(record)
-        worker.work += estimate
-        depth = len(pipeline)
-        if depth <= 2:
-            worker.late_at = now + self._late_after + worker.work
-            if depth == 2:
+        record.estimate = estimate = function.mean or 0
+        work = worker.work = worker.work + estimate
+        if depth < 2:
+            worker.late_at = now + self._late_after + work
+            if depth:
                 self._deep[worker.worker] = worker
         if spec.calls_max or spec.function_id not in worker.functions:
             self._introduce(worker, spec, function)

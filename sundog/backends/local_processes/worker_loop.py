@@ -17,7 +17,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -194,6 +193,8 @@ class WorkerPort:
             self._pump.turn()
             self._pump.give_answers()
         except BaseException:
+            import traceback  # only when something went wrong
+
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
         self._stepping = 0

@@ -1,8 +1,8 @@
 """The twin against the real thing: the makespan that the simulator predicts for ten programs, beside what is measured.
 
-``python -m benchmarks.prediction [PROFILE]`` calibrates (or reads a profile), runs each program of ``prediction_programs`` on real
-processes and once in the simulator with that profile, and prints one table with the spread of the real runs. Nothing is fitted
-to the programs.
+``python -m benchmarks.prediction [PROFILE]`` runs each program of ``prediction_programs`` on real processes, in two rounds with the
+calibration between them (unless a profile is given), then once in the simulator with that profile, and prints one table with the
+spread of the real runs. Nothing is fitted to the programs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from benchmarks.measure import Row, info, quiet_gc
 from sundog.backends.simulated.cost_model import Profile, load_profile
 
 WORKERS = 2
-#: Real runs of each program; the first one warms up and does not count.
-REPEATS = 9
+#: Real runs of each program in a round; one more warms up and does not count.
+REPEATS = 5
 
 
 def makespan(program: Callable[[], None]) -> float:
@@ -60,17 +60,27 @@ def unit_of_work() -> float:
 
 
 def measure(profile: Profile | None = None) -> list[Row]:
-    """Return the table. Without a profile this machine is calibrated first."""
+    """Return the table. Without a profile this machine is calibrated, between the two rounds of real runs."""
+    times: list[list[float]] = [[] for _ in programs.PROGRAMS]
+    units: list[float] = []
+
+    def one_round() -> None:
+        for number, program in enumerate(programs.PROGRAMS):
+            units.append(unit_of_work())
+            times[number] += measured(program)
+
+    one_round()
     if profile is None:
         from sundog.calibrate import calibrate
 
         profile = calibrate()
-    rows = []
+    one_round()
+    programs.unit = statistics.median(units)
+    rows = [info("profile", profile.name)]
     errors = []
-    for program in programs.PROGRAMS:
-        programs.unit = unit_of_work()
-        times = sorted(measured(program))
-        real = statistics.median(times)
+    for program, runs in zip(programs.PROGRAMS, times, strict=True):
+        runs.sort()
+        real = statistics.median(runs)
         model = predicted(program, profile)
         error = model / real - 1
         errors.append(abs(error))
@@ -78,7 +88,7 @@ def measure(profile: Profile | None = None) -> list[Row]:
         rows.append(
             info(
                 name,
-                f"measured {real * 1e3:.2f} ms ({times[0] / real - 1:+.0%} to {times[-1] / real - 1:+.0%}), "
+                f"measured {real * 1e3:.2f} ms ({runs[0] / real - 1:+.0%} to {runs[-1] / real - 1:+.0%}), "
                 f"predicted {model * 1e3:.2f} ms, error {error:+.0%}",
             )
         )

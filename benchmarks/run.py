@@ -31,7 +31,7 @@ MODULES = (
     "core",
 )
 #: Run only when named.
-MORE = ("control_store",)
+MORE = ("control_store", "prediction")
 TIMEOUT = 300.0
 
 

@@ -4,8 +4,9 @@
 counted is mostly computing time, which other work on the machine hardly changes; latencies and copies are medians.
 
 How the parts are told apart: puts cost the node a message each and next to no turns, since many travel together; tasks by the
-thousand two messages and a decision each; tasks one after the other two more messages and two turns. What a driver and a worker
-compute more for a task that comes alone is what waking costs them. The way between two processes is what is left of the time that
+thousand two messages and a decision each; tasks one after the other two more messages and two turns. What a driver
+computes more for results that come one by one is what its client thread's turns cost; what it, or a worker, computes more for tasks
+one after the other is what waking costs. The way between two processes is what is left of the time that
 tasks one after the other take; since some of the computing lies beside that way, the simulator itself says how much.
 """
 
@@ -59,6 +60,8 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     lone_task_driver: Nanos
     lone_task_node: Nanos
     lone_task_workers: Nanos
+    #: In the driver: a task whose result comes by itself, while others are waited for.
+    spread_task_driver: Nanos
     #: What the first nested call costs more than later ones, on the clock.
     worker_start: Nanos
     #: Bytes a second; ``carried``: inline, into the node or out of it.
@@ -79,6 +82,12 @@ def take(_: bytes) -> None:
 
 
 @sundog.remote
+def pause() -> None:
+    """A task that computes nothing for a millisecond."""
+    time.sleep(0.001)
+
+
+@sundog.remote
 def parent() -> None:
     """A task that waits for another."""
     sundog.get(nothing.remote())
@@ -92,7 +101,7 @@ def measure(repeats: int = 7) -> Measurements:
     worker_start = statistics.median(_worker_start() for _ in range(3))
     with sundog.init(num_workers=2):
         _tasks(2000)
-        tasks, submits, puts, lone, small, large, round_trips = [], [], [], [], [], [], []
+        tasks, submits, puts, lone, spread, small, large, round_trips = [], [], [], [], [], [], [], []
         for _ in range(repeats):
             tasks.append(_computed(lambda: _tasks(5000), 5000))
             submits.append(_computed(lambda: _submit(2000), 2000))
@@ -100,6 +109,7 @@ def measure(repeats: int = 7) -> Measurements:
             puts.append(_computed(lambda: _puts(4000), 4000))
             _KEPT.clear()
             lone.append(_computed(lambda: round_trips.append(_clock(lambda: _one_by_one(500)) / 500), 500))
+            spread.append(_computed(lambda: _spread(200), 200))
             small.append(_computed(lambda: _carry(b"", 100), 100))
             large.append(_computed(lambda: _carry(bytes(_INLINE_BYTES), 100), 100))
         fresh, copied = _copies(repeats)
@@ -113,6 +123,7 @@ def measure(repeats: int = 7) -> Measurements:
         lone_task_driver=_median(lone, "driver"),
         lone_task_node=_median(lone, "node"),
         lone_task_workers=_median(lone, "worker"),
+        spread_task_driver=_median(spread, "driver"),
         worker_start=int(worker_start),
         carried=_rate(_PASSES * _INLINE_BYTES, max(0, _median(large, "node") - _median(small, "node"))),
         serialized=_serialized(repeats),
@@ -130,6 +141,7 @@ def fit(measured: Measurements, name: str = "", network: NetworkModel | None = N
     decision = measured.task_node - _MESSAGES_PER_TASK * message
     more = measured.lone_task_node - measured.task_node - (_MESSAGES_PER_LONE_TASK - _MESSAGES_PER_TASK) * message
     submit = min(measured.submit, measured.task_driver)
+    driver_turn = max(0, measured.spread_task_driver - measured.task_driver)
     profile = Profile(
         name=name,
         node_turn=max(0, more) // _TURNS_PER_LONE_TASK,
@@ -138,7 +150,8 @@ def fit(measured: Measurements, name: str = "", network: NetworkModel | None = N
         submit=submit,
         receive=measured.task_driver - submit,
         worker_task=measured.task_workers,
-        driver_wake=max(0, measured.lone_task_driver - measured.task_driver),
+        driver_turn=driver_turn,
+        driver_wake=max(0, measured.lone_task_driver - measured.task_driver - driver_turn),
         worker_wake=max(0, measured.lone_task_workers - measured.task_workers),
         worker_start=measured.worker_start,
         serialize_bytes_per_second=measured.serialized,
@@ -197,6 +210,10 @@ _KEPT: list[Any] = []
 def _puts(count: int) -> None:
     _KEPT[:] = [sundog.put(b"small") for _ in range(count)]
     sundog.get(nothing.remote())  # by then the node has heard of all
+
+
+def _spread(count: int) -> None:
+    sundog.get([pause.remote() for _ in range(count)])
 
 
 def _carry(value: bytes, count: int) -> None:

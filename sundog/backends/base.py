@@ -12,21 +12,22 @@ Three layers, each ignorant of the one above:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from sundog.core.config import Config
 from sundog.core.ids import IdSequence, TaskID
+from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Fact
 
 
 class Arena(Protocol):
     """The node's shared memory, as one process sees it. Bytes only; who may touch which is the ledger's decision."""
 
-    def write(self, offset: int, size: int, warm: bool) -> memoryview:
-        """Return a writable view of an extent granted to this process; reserves its pages first unless ``warm``.
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
+        """Write ``segments``, bytes-like and ``size`` together, into an extent granted to this process, once.
 
-        Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
+        Reserves its pages first unless ``warm``. Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
         """
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
@@ -49,9 +50,14 @@ class Port(Protocol):
     #: ObjectIDs found while reading values are born with a fact.
     facts: deque[bytes | Fact]
     arena: Arena
+    #: What the client machine knows. Any thread may look: with a reference to the ID, or what it finds may be gone the next moment.
+    known: KnownObjects
 
     def submitted(self) -> None:
         """A TaskSubmitted was appended: flush by the rules (protocols: 3). May wait while submissions are paused."""
+
+    def answered_here(self) -> None:
+        """A call was answered from :attr:`known`, without the machine: where time is virtual, it passes here."""
 
     def kick(self) -> None:
         """Facts were appended that should travel soon."""

@@ -12,7 +12,7 @@ copy the bytes, wrap them, put them into the deque.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import starmap
 from operator import attrgetter
@@ -139,3 +139,17 @@ def bind(session: Session, facts: deque[bytes | Fact]) -> type[ObjectID[Any]]:
 
 def _not_by_hand(cls: type, raw: bytes) -> NoReturn:
     raise TypeError("make an ObjectID by sundog.ObjectID(raw)")
+
+
+def split(object_ids: Sequence[ObjectID[Any]], found: Sequence[bytes]) -> tuple[list[ObjectID[Any]], list[ObjectID[Any]]]:
+    """Return those of ``object_ids`` that are ``found``, which stand in the same order there, and the rest."""
+    if len(found) * 8 > len(object_ids):
+        among = {*found}
+        return [o for o in object_ids if o in among], [o for o in object_ids if o not in among]
+    ready: list[ObjectID[Any]] = []
+    rest = list(object_ids)
+    at = 0
+    for raw in found:
+        at = rest.index(raw, at)  # type: ignore[arg-type]  # equal as bytes
+        ready.append(rest.pop(at))
+    return ready, rest

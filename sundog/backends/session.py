@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice, repeat
 from operator import itemgetter
@@ -32,7 +32,7 @@ from sundog.backends.exceptions import (
     task_error,
 )
 from sundog.backends.functions import CallOptions, Definition, Functions
-from sundog.backends.object_ref import ObjectID, bind
+from sundog.backends.object_ref import ObjectID, bind, split
 from sundog.backends.pickling import ATOMS, PROTOCOL
 from sundog.backends.serialization import ERROR, PICKLE, Packed, dumps, inline, loads, pack, read_report, unpack
 from sundog.core import ids
@@ -63,10 +63,8 @@ if TYPE_CHECKING:
 _FIRST_RETURN = (1).to_bytes(4, "big")
 _NO_ARGUMENTS_DATA = dumps(((), {}), PROTOCOL)
 _NO_ARGUMENTS = Value(len(_NO_ARGUMENTS_DATA), PICKLE, _NO_ARGUMENTS_DATA)
-#: Small values put here are remembered up to this many bytes each, with what an entry costs, and all together.
-_RECENT_MAX = 8 << 10
-_RECENT_COST = 200
-_RECENT_BYTES = 4 << 20
+#: Extents of which this process keeps a view, and with it a grant, until their last reference dies: the latest so many.
+_KEPT_MAX = 16
 #: A put of more than this is told at once, lest the facts hold too much memory.
 _KICK_BYTES = 16 << 10
 _new_id: Callable[[type[ObjectID[Any]], bytes], ObjectID[Any]] = bytes.__new__
@@ -90,12 +88,11 @@ class Session:
         #: The clock that deadlines are read from.
         self.now: Callable[[], Nanos] = getattr(port, "now", time.monotonic_ns)
         self._warned: set[str] = set()
-        #: Small values that were put here lately, so that reading one back need not ask the node.
-        self._recent: dict[bytes, Value] = {}
-        self._recent_bytes = 0
+        #: What is known to be ready, and small values: what needs no question is answered by the thread that calls.
+        self._known: dict[Any, Value | None] = port.known.values
+        #: ID -> Value and view of an extent that was got: getting it again needs no further grant.
+        self._kept: dict[Any, Any] = port.known.kept
         self.scope: object = getattr(port, "scope", self)  #: all sessions of a scope export a function once: they share it
-        #: What the client machine knows to be ready, if the port lets it be seen: spares ``wait`` the way there.
-        self._ready: Container[bytes] = getattr(port, "ready", ())
 
     # -- references ------------------------------
 
@@ -235,24 +232,13 @@ class Session:
         facts, made_of, new = self._facts, self.id_class, _new_id
         facts += (put,)  # also tells that the reference is born
         reference = new(made_of, raw)
-        if packed.size <= _RECENT_MAX:
-            self._remember(raw, stored)
+        if port.known.worth_remembering(stored):
+            self._known[raw] = stored  # the machine will, too, and see to its end
         if packed.size > _KICK_BYTES:
             port.kick()
         else:
             port.submitted()
         return reference
-
-    def _remember(self, raw: bytes, value: Value) -> None:
-        recent = self._recent
-        recent[raw] = value
-        self._recent_bytes += value.size + _RECENT_COST
-        while self._recent_bytes > _RECENT_BYTES:
-            try:
-                forgotten = recent.pop(next(iter(recent)))
-            except (KeyError, StopIteration, RuntimeError):  # another thread is at it
-                return
-            self._recent_bytes -= forgotten.size + _RECENT_COST
 
     def pack(self, label: str, value: Any) -> Packed:
         """Serialize ``value``; an error names the culprit, ``label`` being what the whole is called."""
@@ -273,7 +259,7 @@ class Session:
         assert isinstance(granted, ExtentGranted)
         offset = granted.offset
         try:
-            packed.write(self.port.arena.write(offset, size, granted.warm))
+            self.port.arena.fill(offset, size, granted.warm, packed.placed(offset))
             return Value(size, packed.format, b"", offset)
         except OSError as error:
             self._facts.append(ExtentReturned(offset))
@@ -294,29 +280,41 @@ class Session:
 
     def get_one(self, object_id: ObjectID[Any], timeout: float | None = None) -> Any:
         """Return the value of ``object_id``, waiting up to ``timeout`` seconds. Raises what the task raised; GetTimeoutError."""
-        raw = object_id[:]
-        recent = self._recent.get(raw)
-        if recent is not None:
-            return self.read(raw, recent)
-        answer = self.port.ask(self._get_requested((ids.ObjectID(raw),), timeout))
-        if type(answer) is ResolveGet:
+        value = self._known.get(object_id)
+        if value is None:
+            raw = object_id[:]
+            if (kept := self._kept.get(raw)) is not None:
+                value, view = kept
+                self.port.answered_here()
+                return self._unpack(raw, value, view)
+            answer = self.port.ask(self._get_requested((ids.ObjectID(raw),), timeout))
+            if type(answer) is not ResolveGet:
+                raise _rejection(answer)
             value = answer.values[0]
-            if value.format == PICKLE and value.offset < 0 and not value.error:
-                try:
-                    return loads(value.data)
-                except Exception as error:
-                    raise load_error(raw, error) from error
-            return self.read(raw, value)
-        raise _rejection(answer)
+            if value.offset >= 0 and not value.error:
+                view = self.data(raw, value)
+                self._keep(raw, value, view)
+                return self._unpack(raw, value, view)
+        else:
+            self.port.answered_here()
+        if value.format == PICKLE and value.offset < 0 and not value.error:
+            try:
+                return loads(value.data)
+            except Exception as error:
+                raise load_error(object_id[:], error) from error
+        return self.read(object_id[:], value)
 
     def get_many(self, object_ids: Sequence[ObjectID[Any]], timeout: float | None = None) -> list[Any]:
         """Return the values of ``object_ids``, in order; an ID may stand there twice. See :meth:`get_one`."""
         if not object_ids:
             return []
+        known = list(map(self._known.get, object_ids))
         raws = raw_ids(object_ids)
-        recent = list(map(self._recent.get, raws))
-        if None not in recent:
-            return self.read_many(raws, recent)  # type: ignore[arg-type]  # just checked
+        if None not in known:
+            self.port.answered_here()
+            return self.read_many(raws, known)  # type: ignore[arg-type]  # just checked
+        if len(known) <= _KEPT_MAX and all(value is not None or raw in self._kept for raw, value in zip(raws, known, strict=True)):
+            return [self.get_one(object_id) for object_id in object_ids]
         answer = self.port.ask(self._get_requested(raws, timeout))
         if type(answer) is ResolveGet:
             return self.read_many(raws, answer.values)
@@ -331,16 +329,17 @@ class Session:
         """
         if not count:
             return [], list(object_ids)
-        known = list(islice(filter(self._ready.__contains__, object_ids), count))
-        if len(known) == count:
-            return _split(object_ids, known)
         port = self.port
+        known = list(islice(filter(self._known.__contains__, object_ids), count))
+        if len(known) == count:
+            port.answered_here()
+            return split(object_ids, known)
         deadline = None if timeout is None else self._deadline(timeout)
         raws = raw_ids(object_ids)
         answer = port.ask(WaitRequested(port.next_request(), raws, count, deadline, port.current_task()))
         if type(answer) is not ResolveWait:
             raise _rejection(answer)
-        return _split(object_ids, answer.ready)
+        return split(object_ids, answer.ready)
 
     def _get_requested(self, raws: tuple[ids.ObjectID, ...], timeout: float | None) -> GetRequested:
         port = self.port
@@ -356,8 +355,11 @@ class Session:
         """Return what a delivered ``value`` holds, raise the error if it is one. Its grant returns with the last view of it."""
         if value.error:
             raise self.error(raw, value)
+        return self._unpack(raw, value, self.data(raw, value))
+
+    def _unpack(self, raw: bytes, value: Value, data: bytes | memoryview) -> Any:
         try:
-            return unpack(value.format, self.data(raw, value))
+            return unpack(value.format, data)
         except SundogError:
             raise
         except Exception as error:
@@ -369,6 +371,16 @@ class Session:
             return value.data
         arena = self.port.arena
         return arena.read(value.offset, value.size, partial(self._facts.append, PinDropped(ids.ObjectID(raw))))
+
+    def _keep(self, raw: bytes, value: Value, view: bytes | memoryview) -> None:
+        """Keep a view of an extent, while the caller has a reference to it: with the last one the machine lets it go."""
+        kept = self._kept
+        kept[raw] = value, view
+        while len(kept) > _KEPT_MAX:
+            try:
+                kept.pop(next(iter(kept)), None)
+            except (StopIteration, RuntimeError):  # another thread is at it
+                return
 
     def read_many(self, raws: Sequence[bytes], values: Sequence[Value]) -> list[Any]:
         """Return what delivered ``values`` hold; each extent comes with one grant, however often it is mentioned.
@@ -387,12 +399,9 @@ class Session:
                 data = taken.get(raw)
                 if data is None:
                     data = taken[raw] = self.data(raw, value)
-                try:
-                    read.append(unpack(value.format, data))
-                except SundogError:
-                    raise
-                except Exception as error:
-                    raise load_error(raw, error) from error
+                    if value.offset >= 0:
+                        self._keep(raw, value, data)
+                read.append(self._unpack(raw, value, data))
             return read
         except BaseException:
             untaken = {raw: None for raw, value in zip(raws, values, strict=True) if value.offset >= 0 and raw not in taken}
@@ -479,20 +488,6 @@ class Session:
 def raw_ids(object_ids: Sequence[ObjectID[Any]]) -> tuple[ids.ObjectID, ...]:
     """Return the plain bytes of ``object_ids``: what facts hold, since a reference in a fact would count as one."""
     return tuple(map(_bytes_of, object_ids))
-
-
-def _split(object_ids: Sequence[ObjectID[Any]], found: Sequence[bytes]) -> tuple[list[ObjectID[Any]], list[ObjectID[Any]]]:
-    """Return those of ``object_ids`` that are ``found``, which stand in the same order there, and the rest."""
-    if len(found) * 8 > len(object_ids):
-        among = {*found}
-        return [o for o in object_ids if o in among], [o for o in object_ids if o not in among]
-    ready: list[ObjectID[Any]] = []
-    rest = list(object_ids)
-    at = 0
-    for raw in found:
-        at = rest.index(raw, at)  # type: ignore[arg-type]  # equal as bytes
-        ready.append(rest.pop(at))
-    return ready, rest
 
 
 def _rejection(answer: Action) -> BaseException:

@@ -6,7 +6,7 @@ which requests of threads hang on that. It decides what to tell the node and whe
 Invariants:
 
 * R1. an ID is in ``references`` exactly while the node counts this process among its holders (as far as told: FIFO);
-* R2. every ID in ``_delivering`` or ``_watching`` has exactly one unanswered ObjectsWanted of that kind;
+* R2. every ID in ``_delivering`` or ``_watching`` has an unanswered ObjectsWanted of that kind;
 * R3. a request is in ``_requests`` until it is resolved, rejected or abandoned, exactly once.
 
 What it does not do: serialize, know tasks, print. Messages for a worker's pipeline go to ``executor``, not here.
@@ -15,9 +15,8 @@ What it does not do: serialize, know tasks, print. Messages for a worker's pipel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import filterfalse, islice
 from typing import Any
-
-import msgspec
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
@@ -35,8 +34,11 @@ from sundog.core.actions import (
 from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import FIRST_RETURN, Address, ObjectID, TaskID, return_ids
+from sundog.core.ids import FIRST_RETURN, Address, ObjectID, return_ids
+from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Event, Fact
+from sundog.core.readahead import Readahead
+from sundog.core.request import Request
 from sundog.core.task import Failure, FailureKind, Value
 from sundog.core.units import Nanos, seconds
 
@@ -58,25 +60,6 @@ _SHOWN = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
 _EXPLAINED_MAX = 3
 
 
-class Request(msgspec.Struct):
-    """A thread's get or wait. ``missing`` holds what is not ready yet; for a wait it only needs to shrink enough."""
-
-    object_ids: tuple[ObjectID, ...]
-    missing: dict[ObjectID, None]
-    #: How many may still be missing when the request is over.
-    missing_allowed: int
-    deadline: Nanos | None
-    task: TaskID | None
-    deliver: bool
-    asked_at: Nanos
-    values: dict[ObjectID, Value]
-    #: The task was told to be blocked and has not been granted its CPUs again.
-    blocked: bool = False
-    #: Time is up; only the grant (if blocked) or the explanation is waited for.
-    expired: bool = False
-    explaining: bool = False
-
-
 class Client:
     """See the module. ``here`` and ``host`` are the addresses of this process and of its node's host."""
 
@@ -87,11 +70,14 @@ class Client:
         self._worker = worker
         #: R1. ID -> live Python references in this process.
         self.references: dict[ObjectID, int] = {}
-        #: Held IDs that are known to be ready.
-        self._ready: dict[ObjectID, None] = {}
-        #: R2. ID -> requests that wait for its value / for the news.
+        #: Held IDs that are known to be ready, and some of their values. Threads look into it.
+        self.known = KnownObjects(config)
+        #: R2. ID -> requests that wait for its value.
         self._delivering: dict[ObjectID, list[int]] = {}
-        self._watching: dict[ObjectID, list[int]] = {}
+        #: R2. IDs of which the node will tell when they are ready; and the requests that wait for such news.
+        self._watching: dict[ObjectID, None] = {}
+        self._waits: dict[int, Request] = {}
+        self._readahead = Readahead()
         self._requests: dict[int, Request] = {}
         self._questions: dict[int, None] = {}
         #: request -> when it expires; (request, "stuck") -> when to say that it is stuck.
@@ -171,13 +157,13 @@ class Client:
             gathered.append(msg.PinsReturned(tuple(self._pins)))
             self._pins = []
         if self._unreferenced:
-            references, known = self.references, self._ready
+            references, forget = self.references, self.known.forget
             released = [o for o in self._unreferenced if references.get(o) == 0]
             self._unreferenced = {}
             if released:
                 for object_id in released:
                     del references[object_id]
-                    known.pop(object_id, None)
+                    forget(object_id)
                 gathered.append(msg.HoldsReleased(tuple(released)))
         if self._closed is None:
             host = self._host
@@ -216,7 +202,7 @@ class Client:
 
     def _on_object_put(self, fact: msg.ObjectPut) -> None:
         self.references[fact.object_id] = self.references.get(fact.object_id, 0) + 1
-        self._ready[fact.object_id] = None
+        self.known.remember(fact.object_id, fact.value)
         self._messages.append(fact)
 
     def _on_pin_dropped(self, fact: ev.PinDropped) -> None:
@@ -231,9 +217,13 @@ class Client:
         if self._refuse(fact.request):
             return
         missing = dict.fromkeys(fact.object_ids)
+        known = self.known.values
+        values = {o: value for o in missing if (value := known.get(o)) is not None}
+        for object_id in values:
+            del missing[object_id]
         request = Request(
             object_ids=fact.object_ids, missing=missing, missing_allowed=0, deadline=fact.deadline,
-            task=fact.task, deliver=True, asked_at=self._now, values={},
+            task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
         number = fact.request
         self._requests[number] = request
@@ -245,13 +235,14 @@ class Client:
                 wanted.append(object_id)
             else:
                 waiting.append(number)
+        if len(missing) == 1 and len(fact.object_ids) == 1 and object_id not in self._watching:
+            self._watch([o for o in self._readahead.after(object_id, self.references) if known.get(o) is None])
         self._begin_waiting(fact.request, request)
 
     def _on_wait_requested(self, fact: ev.WaitRequested) -> None:
         if self._refuse(fact.request):
             return
-        ready = self._ready
-        missing = {o: None for o in fact.object_ids if o not in ready}
+        missing = dict.fromkeys(filterfalse(self.known.values.__contains__, fact.object_ids))
         request = Request(
             object_ids=fact.object_ids, missing=missing, missing_allowed=len(fact.object_ids) - fact.count,
             deadline=fact.deadline, task=fact.task, deliver=False, asked_at=self._now, values={},
@@ -264,18 +255,24 @@ class Client:
             self._polls[fact.request] = fact.request
             self._messages.append(msg.ObjectsPolled(fact.request, tuple(missing)))
             return
-        for object_id in missing:
-            self._subscribe(self._watching, self._watched, object_id, fact.request)
+        self._watch(missing)
+        self._waits[fact.request] = request
         self._begin_waiting(fact.request, request)
 
-    def _subscribe(self, table: dict[ObjectID, list[int]], asking: list[ObjectID], object_id: ObjectID, request: int) -> None:
-        """Put ``request`` among those that hear of ``object_id``; ask the node if nobody has yet (R2)."""
-        waiting = table.get(object_id)
+    def _subscribe(self, object_id: ObjectID, request: int) -> None:
+        """Put ``request`` among those that get the value of ``object_id``; ask the node if nobody has yet (R2)."""
+        waiting = self._delivering.get(object_id)
         if waiting is None:
-            table[object_id] = [request]
-            asking.append(object_id)
+            self._delivering[object_id] = [request]
+            self._wanted.append(object_id)
         else:
             waiting.append(request)
+
+    def _watch(self, object_ids: Iterable[ObjectID]) -> None:
+        """Ask the node for news of those of ``object_ids`` of which it is not going to tell already (R2)."""
+        asking = list(filterfalse(self._watching.__contains__, object_ids))
+        self._watching.update(dict.fromkeys(asking))
+        self._watched += asking
 
     def _begin_waiting(self, number: int, request: Request) -> None:
         if not request.missing:
@@ -318,19 +315,29 @@ class Client:
     # -- what the node says ------------------------------
 
     def _on_objects_ready(self, fact: msg.ObjectsReady) -> None:
-        references, known = self.references, self._ready
+        references, known = self.references, self.known
         for ready in fact.objects:
             object_id, value = ready.object_id, ready.value
-            if object_id in references:
-                known[object_id] = None
             if value is None:
-                for number in self._watching.pop(object_id, ()):
-                    self._arrived(number, object_id, None)
-            elif value.offset < 0:
+                if object_id in references:
+                    known.values.setdefault(object_id, None)
+                self._tell_waits(object_id)
+                continue
+            if object_id in references:
+                known.remember(object_id, value)
+            if object_id in self._watching:
+                self._tell_waits(object_id)
+            if value.offset < 0:
                 for number in self._delivering.pop(object_id, ()):
                     self._arrived(number, object_id, value)
             else:
                 self._deliver(object_id, value)
+
+    def _tell_waits(self, object_id: ObjectID) -> None:
+        """``object_id`` is ready."""
+        self._watching.pop(object_id, None)
+        for number in [n for n, request in self._waits.items() if object_id in request.missing]:
+            self._arrived(number, object_id, None)
 
     def _deliver(self, object_id: ObjectID, value: Value) -> None:
         """Hand one value that lies in the arena to the first who waits for it, with its one grant; the rest ask again."""
@@ -339,7 +346,7 @@ class Client:
             self._pins.append(object_id)
             return
         for number in waiting[1:]:
-            self._subscribe(self._delivering, self._wanted, object_id, number)
+            self._subscribe(object_id, number)
         self._arrived(waiting[0], object_id, value)
 
     def _arrived(self, number: int, object_id: ObjectID, value: Value | None) -> None:
@@ -354,7 +361,7 @@ class Client:
     def _on_polled(self, fact: msg.ObjectsPolledReady) -> None:
         for object_id in fact.object_ids:
             if object_id in self.references:
-                self._ready[object_id] = None
+                self.known.values.setdefault(object_id, None)
         request = self._requests.get(fact.request)
         if request is not None and self._polls.pop(fact.request, None) is not None:
             for object_id in fact.object_ids:
@@ -451,12 +458,16 @@ class Client:
             self._actions.append(ResolveGet(number, tuple([values[o] for o in request.object_ids])))
         else:
             wanted = len(request.object_ids) - request.missing_allowed
-            ready = [o for o in request.object_ids if o not in request.missing]
-            self._actions.append(ResolveWait(number, tuple(ready[:wanted])))
+            ready = filterfalse(request.missing.__contains__, request.object_ids)
+            self._actions.append(ResolveWait(number, tuple(islice(ready, wanted))))
 
     def _forget(self, number: int) -> None:
-        del self._requests[number]
+        request = self._requests.pop(number)
         self._polls.pop(number, None)
+        self._waits.pop(number, None)
+        for object_id in request.missing if request.deliver else ():  # it is given up
+            if number in (waiting := self._delivering.get(object_id, [])):
+                waiting.remove(number)
         self._deadlines.cancel((number, "expired"))
         self._deadlines.cancel((number, "stuck"))
 
@@ -470,6 +481,7 @@ class Client:
         for number in list(self._requests):
             self._forget(number)
         self._questions.clear()
+        self.known.clear()
         self._actions.append(CloseClient(reason))
 
     def check_invariants(self) -> None:
@@ -477,11 +489,12 @@ class Client:
         for number, request in self._requests.items():
             if request.blocked and request.task is None:
                 raise InvariantViolation(f"request {number} is blocked without a task")
-            table = self._delivering if request.deliver else self._watching
             for object_id in request.missing:
-                heard = number in table.get(object_id, ()) or number in self._polls
+                told = number in self._delivering.get(object_id, ()) if request.deliver else object_id in self._watching
+                heard = told or number in self._polls
                 if not heard:
                     raise InvariantViolation(f"request {number} waits for {object_id.hex()} unheard (R2)")
         for object_id, count in self.references.items():
             if count < 0:
                 raise InvariantViolation(f"{object_id.hex()} has {count} references (R1)")
+        self.known.check_invariants(self.references)

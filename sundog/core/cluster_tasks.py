@@ -71,20 +71,20 @@ class ClusterScheduler(LocalScheduler):
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        due = [super().next_deadline(), self._report_at]
-        if self._peers:
-            due += [self._offers.again_at, self.pipelines.next_tail()]
-        times = [time for time in due if time is not None]
-        return max(min(times), self._now + 1) if times else None
+        earliest = super().next_deadline()
+        due = (self._report_at, self._offers.again_at, self.pipelines.next_tail()) if self._peers else (self._report_at,)
+        for time in due:
+            if time is not None and (earliest is None or time < earliest):
+                earliest = time
+        return earliest if earliest is None or earliest > self._now else self._now + 1
 
     def _report(self, now: Nanos) -> None:
         self._report_at = now + self._config.heartbeat_every
         self._reported_at = now
-        behind = sum([max(0, len(worker.pipeline) - 1) for worker in self.pool.workers.values()])
         free = tuple([(name, max(0, amount)) for name, amount in self.resources.free.items()])
         # As long as a body of a function that was quick so far runs, what the node has measured is not true.
         mean = max(self._mean, self.pipelines.lateness(now))
-        report = msg.LoadReported(self._node, free, len(self._offers) + behind, mean)
+        report = msg.LoadReported(self._node, free, len(self._offers) + self.pipelines.behind(), mean)
         self._actions.append(Send(self._head, report))
 
     # -- giving away ------------------------------

@@ -57,6 +57,11 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     extent_alignment: int = 64
     #: Freed extents keep their pages for reuse up to this much; the rest goes back to the system.
     warm_bytes_max: int = 2 * GIB
+    #: Values that a client remembers, each and together (with what an entry costs), so that getting them again asks nobody.
+    known_value_bytes_max: int = 8 * KIB
+    known_bytes_max: int = 4 * MIB
+    #: A value up to this size travels with the news that its object is ready: whoever waited for that wants it next.
+    news_bytes_max: int = 2 * KIB
     #: How long a put or a result waits for room before it fails.
     store_full_grace: Nanos = 5 * SECOND
 

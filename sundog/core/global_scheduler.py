@@ -17,6 +17,7 @@ waiting task that no known node could hold has a deadline.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import HOST, Address, FunctionID, NodeID, ObjectID, TaskID, address, node_of
 from sundog.core.machine import Action, Event, Rng
-from sundog.core.placement import NodeView, PlacementPolicy, fits
+from sundog.core.placement import NodeView, PlacementPolicy, amount_of, fits
 from sundog.core.resources import CPU, GPU, UNIT, Shape, describe
 from sundog.core.task import FailureKind, Result, TaskSpec, failed
 from sundog.core.units import Nanos
@@ -92,7 +93,7 @@ class GlobalScheduler:
         self._holdings = holdings
         self.nodes: dict[NodeID, NodeView] = {}
         #: What waits for a place, by shape, each in order of arrival. Never an empty dict inside.
-        self.waiting: dict[Shape, dict[TaskID, _Waiting]] = {}
+        self.waiting: dict[Shape, OrderedDict[TaskID, _Waiting]] = {}
         self._shapes: dict[TaskID, Shape] = {}
         #: What is with a node, until it is over; and how much each has.
         self.assigned: dict[TaskID, _Assigned] = {}
@@ -110,9 +111,12 @@ class GlobalScheduler:
         self._actions: list[Action] = []
         #: When a task that no node could hold fails.
         self._graces: Deadlines[TaskID] = Deadlines()
-        #: Shapes to try in this step; all of them once a node has changed.
-        self._arrived: dict[Shape, None] = {}
+        #: Shapes to try in this step, with what arrived in it; all of them once a node has changed.
+        self._arrived: dict[Shape, list[TaskID]] = {}
         self._nodes_changed = False
+        #: Whether a known node could hold a shape; forgotten when nodes come or go. And shapes whose waiting tasks have deadlines.
+        self._could_fit: dict[Shape, bool] = {}
+        self._hopeless: dict[Shape, None] = {}
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.TaskSpilled: self._on_task_spilled,
             msg.TaskWithdrawn: self._on_task_withdrawn,
@@ -131,9 +135,11 @@ class GlobalScheduler:
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
         actions, self._actions = self._actions, []
-        for shape in list(self.waiting if self._nodes_changed else self._arrived):
-            self._place(shape, now, actions)
-        self._arrived = {}
+        if self.waiting:
+            for shape in list(self.waiting if self._nodes_changed else self._arrived):
+                self._place(shape, now, actions)
+        if self._arrived:
+            self._arrived = {}
         self._nodes_changed = False
         for task_id in self._graces.pop_due(now):
             task = self._remove(task_id)
@@ -173,9 +179,17 @@ class GlobalScheduler:
 
     def _wait(self, task: _Waiting) -> None:
         spec = task.spec
-        self.waiting.setdefault(spec.resources, {})[spec.task_id] = task
-        self._shapes[spec.task_id] = spec.resources
-        self._arrived[spec.resources] = None
+        task_id, shape = spec.task_id, spec.resources
+        tasks = self.waiting.get(shape)
+        if tasks is None:
+            tasks = self.waiting[shape] = OrderedDict()
+        tasks[task_id] = task
+        self._shapes[task_id] = shape
+        arrived = self._arrived.get(shape)
+        if arrived is None:
+            self._arrived[shape] = [task_id]
+        else:
+            arrived.append(task_id)
 
     def _on_task_withdrawn(self, sender: Address, fact: msg.TaskWithdrawn) -> None:
         assigned = self.assigned.get(fact.task_id)
@@ -224,15 +238,17 @@ class GlobalScheduler:
         known = self.nodes.get(fact.node)
         if known is not None:
             # What is on its way to the node is not in its report.
-            queued = max(fact.queued, self._with.get(fact.node, 0) - dict(known.capacity).get(CPU, 0) // UNIT)
+            queued = max(fact.queued, self._with.get(fact.node, 0) - amount_of(CPU, known.capacity) // UNIT)
             self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean))
 
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
+        self._could_fit = {}
         self._set_node(NodeView(fact.node, fact.capacity, fact.capacity))
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         if self.nodes.pop(fact.node, None) is not None:
             self._policy.node_lost(fact.node)
+            self._could_fit = {}
             self._nodes_changed = True
         self._with.pop(fact.node, None)
         self._told.pop(fact.node, None)
@@ -276,8 +292,10 @@ class GlobalScheduler:
 
     def _place(self, shape: Shape, now: Nanos, actions: list[Action]) -> None:
         """Place what waits with ``shape``, oldest first, until one finds no node; see to the deadlines of the rest."""
-        tasks = self.waiting.get(shape, {})
-        for task_id, task in list(tasks.items()):
+        tasks = self.waiting.get(shape)
+        while tasks:
+            task_id = next(iter(tasks))
+            task = tasks[task_id]
             spec = task.spec
             holders = _NOBODY_HOLDS
             if self._holdings is not None and spec.dependencies:
@@ -291,15 +309,26 @@ class GlobalScheduler:
             self._introduce(node, actions)
             message = msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)
             actions.append(Send(address(node, HOST), message))
-        if not tasks:
+        if tasks:
+            self._see_to_graces(shape, tasks, now)
+
+    def _see_to_graces(self, shape: Shape, tasks: Iterable[TaskID], now: Nanos) -> None:
+        """These find no node. They have deadlines exactly while no known node could hold them; looks only at what is new."""
+        feasible = self._could_fit.get(shape)
+        if feasible is None:
+            feasible = self._could_fit[shape] = self._feasible(shape)
+        if feasible:
+            if shape in self._hopeless:
+                del self._hopeless[shape]
+                for task_id in tasks:
+                    self._graces.cancel(task_id)
             return
-        if self._feasible(shape):
-            for task_id in tasks:
-                self._graces.cancel(task_id)
-        else:
-            for task_id in tasks:
-                if task_id not in self._graces:
-                    self._graces.set(task_id, now + self._config.infeasible_grace)
+        if shape in self._hopeless:
+            tasks = [task_id for task_id in self._arrived.get(shape, ()) if task_id in self._shapes]
+        self._hopeless[shape] = None
+        for task_id in tasks:
+            if task_id not in self._graces:
+                self._graces.set(task_id, now + self._config.infeasible_grace)
 
     def _introduce(self, node: NodeID, actions: list[Action]) -> None:
         """See that the node has every function so far: that of a task may call others, which it names and does not bring."""
@@ -317,26 +346,25 @@ class GlobalScheduler:
         """Carry the node's load on by one task."""
         self._with[node] = self._with.get(node, 0) + 1
         self.placed[node] = self.placed.get(node, 0) + 1
-        view = self.nodes[node]
-        if fits(shape, view.free):
-            amounts = dict(shape)
-            free = tuple([(name, amount - amounts.get(name, 0)) for name, amount in view.free])
-            view = msgspec.structs.replace(view, free=free)
+        known = self.nodes[node]
+        if fits(shape, known.free):
+            free = tuple([(name, amount - amount_of(name, shape)) for name, amount in known.free])
+            view = NodeView(node, known.capacity, free, known.queued, known.mean)
         else:
-            view = msgspec.structs.replace(view, queued=view.queued + 1)
+            view = NodeView(node, known.capacity, known.free, known.queued + 1, known.mean)
         self.nodes[node] = view
         self._policy.node_changed(view)
 
     def _unassign(self, node: NodeID, shape: Shape) -> None:
         """One task of the node is over."""
         self._with[node] -= 1
-        view = self.nodes[node]
-        if view.queued:
-            view = msgspec.structs.replace(view, queued=view.queued - 1)
+        known = self.nodes[node]
+        if known.queued:
+            view = NodeView(node, known.capacity, known.free, known.queued - 1, known.mean)
         else:
-            amounts, capacity = dict(shape), dict(view.capacity)
-            free = tuple([(name, min(capacity.get(name, 0), have + amounts.get(name, 0))) for name, have in view.free])
-            view = msgspec.structs.replace(view, free=free)
+            capacity = known.capacity
+            free = tuple([(n, min(amount_of(n, capacity), have + amount_of(n, shape))) for n, have in known.free])
+            view = NodeView(node, capacity, free, 0, known.mean)
         self._set_node(view)
 
     def _remove(self, task_id: TaskID) -> _Waiting:
@@ -345,6 +373,7 @@ class GlobalScheduler:
         task = tasks.pop(task_id)
         if not tasks:
             del self.waiting[shape]
+            self._hopeless.pop(shape, None)
         self._graces.cancel(task_id)
         return task
 

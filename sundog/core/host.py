@@ -94,6 +94,7 @@ class Host:
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         #: What each machine is to hear. The lists stay the same, so that who hears a fact is a tuple of their appends.
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
+        self._stations = list(zip(range(len(self._machines)), self._machines, self._inboxes, strict=True))
         self._hearers = {fact: tuple([self._inboxes[index].append for index in indices]) for fact, indices in self._routes.items()}
         #: The same for what comes from outside, without what the host looks at itself.
         self._door = {fact: appends for fact, appends in self._hearers.items() if fact is not msg.NodeLost}
@@ -140,7 +141,11 @@ class Host:
         actions: list[Action] = []
         if self._first:
             events = self._begin(events, actions)
-        if self._lost or not self._driver_here:
+        if not self._driver_here:
+            driver = self._driver
+            events = list(events)
+            self._driver_here = any(event[0] == driver for event in events)
+        if self._lost:
             events = [event for event in events if self._is_heard(event[0], event[1])]
         door = self._door
         for event in events:
@@ -153,7 +158,8 @@ class Host:
         if self._deadline is not None and now >= self._deadline:
             self._due(now, actions)
         for _ in range(_ROUNDS_MAX):
-            if self._round(now, actions):
+            if any(self._inboxes):
+                self._round(now, actions)
                 continue
             if not self.object_manager.unsettled:
                 self._deadline = self._earliest()
@@ -171,8 +177,6 @@ class Host:
 
     def _is_heard(self, sender: Address, fact: Fact) -> bool:
         """Tell whether a fact counts: not those of nodes that were lost."""
-        if sender == self._driver:
-            self._driver_here = True
         if node_of(sender) in self._lost:
             return type(fact) is msg.LoadReported and self.here == self.head  # it is to be told that it was lost
         return True
@@ -236,19 +240,15 @@ class Host:
                     self._collect(machine.step(now, ()), actions)
                     self._due_at[index] = machine.next_deadline()
 
-    def _round(self, now: Nanos, actions: list[Action]) -> bool:
-        """Step every machine that has heard something; False if none had."""
-        stepped = False
-        for index, machine in enumerate(self._machines):
-            inbox = self._inboxes[index]
+    def _round(self, now: Nanos, actions: list[Action]) -> None:
+        """Step every machine that has heard something."""
+        for index, machine, inbox in self._stations:
             if inbox:
                 said = machine.step(now, inbox)
                 inbox.clear()
                 if said:
                     self._collect(said, actions)
                 self._due_at[index] = machine.next_deadline()
-                stepped = True
-        return stepped
 
     def _collect(self, said: Sequence[Action], actions: list[Action]) -> None:
         """Route what is for this host; keep the rest, in order."""

@@ -16,8 +16,12 @@ True
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import NewType
+
+try:
+    from _blake2 import blake2b  # what hashlib would give, without the OpenSSL that it loads (a tenth of starting a process)
+except ImportError:  # an interpreter that was built without it
+    from hashlib import blake2b
 
 TaskID = NewType("TaskID", bytes)
 ObjectID = NewType("ObjectID", bytes)

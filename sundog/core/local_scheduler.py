@@ -101,7 +101,7 @@ class LocalScheduler(TaskTable):
         return actions
 
     def _decide(self, now: Nanos) -> None:
-        """Resumes, then what follows in pipelines, then ready tasks, then help for the late, then the size of the pool."""
+        """Resumes, what follows in pipelines, ready tasks, what follows those, help for the late, then the size of the pool."""
         actions = self._actions
         pipelines = self.pipelines
         if self._cancellations.pending:
@@ -113,6 +113,8 @@ class LocalScheduler(TaskTable):
         short = False
         for shape, queue in self._queues.in_order(self.resources, now):
             short = self._run_ready(shape, queue, now) or short
+        if pipelines.followed:
+            pipelines.follow(now)  # what was ready took its dependents along; the next step may come when it has ended
         if not short and self.pool.idle:
             pipelines.help_late(now)
         if self._stall_at is not None and now >= self._stall_at:

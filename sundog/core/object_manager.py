@@ -26,7 +26,7 @@ from sundog.core.extent_requests import ExtentRequests
 from sundog.core.ids import FIRST_RETURN, Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
 from sundog.core.journal import Journal
 from sundog.core.machine import Action, Event, Fact
-from sundog.core.messages import ReadyObject
+from sundog.core.messages import ReadyObject, Result
 from sundog.core.object_record import ObjectRecord, check_records
 from sundog.core.references import References
 from sundog.core.store_ledger import StoreLedger
@@ -161,13 +161,17 @@ class ObjectManager:
 
     def _declare(self, spec: TaskSpec, submitter: Address) -> None:
         """From here on the returns exist, held by the submitter, and the arguments are held by the task."""
-        returns = spec.return_count
-        ids = (ObjectID(spec.task_id + FIRST_RETURN),) if returns == 1 else return_ids(spec.task_id, returns)
-        objects = self.objects
-        for object_id in ids:
+        returns, objects = spec.return_count, self.objects
+        if returns == 1:
+            object_id = ObjectID(spec.task_id + FIRST_RETURN)
             if object_id not in objects:
-                objects[object_id] = ObjectRecord(None, (), spec.name, returns)
+                objects[object_id] = ObjectRecord(None, (), spec.name)
             self.references.declare(object_id, submitter)
+        else:
+            for object_id in return_ids(spec.task_id, returns):
+                if object_id not in objects:
+                    objects[object_id] = ObjectRecord(None, (), spec.name, returns)
+                self.references.declare(object_id, submitter)
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._tasks[spec.task_id] = spec
             for object_id in spec.contained:
@@ -209,25 +213,35 @@ class ObjectManager:
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
         spec, results, returns = fact.spec, fact.results, fact.spec.return_count
-        ids = (ObjectID(spec.task_id + FIRST_RETURN),) if returns == 1 else return_ids(spec.task_id, returns)
-        if len(results) == 1 and returns > 1:
-            results = results * returns
+        only = self.objects.get(ObjectID(spec.task_id + FIRST_RETURN)) if returns == len(results) == 1 else None
+        if only is not None:
+            self._seal(ObjectID(spec.task_id + FIRST_RETURN), only, results[0].value, results[0].contained, fact.writer)
+        else:
+            self._seal_all(spec, results, fact.writer)
+        held = self._tasks.pop(spec.task_id, None)
+        if held is not None:
+            self._let_go(held.dependencies)
+            if held.contained:
+                self._let_go(held.contained)
+            if held.arguments.offset >= 0:
+                self._releases += self.ledger.free(arguments_id(held.task_id))
+
+    def _seal_all(self, spec: TaskSpec, results: tuple[Result, ...], writer: Address) -> None:
+        """Seal what a task returned, as far as anybody holds it; one result stands for all returns."""
+        ids = return_ids(spec.task_id, spec.return_count)
+        if len(results) == 1 and len(ids) > 1:
+            results = results * len(ids)
         unheard = False
         objects = self.objects
         for object_id, result in zip(ids, results, strict=True):
             record = objects.get(object_id)
             if record is None:
                 unheard = unheard or result.value.error
-                self._discard(result.value, fact.writer)
+                self._discard(result.value, writer)
             else:
-                self._seal(object_id, record, result.value, result.contained, fact.writer)
+                self._seal(object_id, record, result.value, result.contained, writer)
         if unheard and not any(o in objects for o in ids):
             self._say_unheard(spec.name, ids[0], results[0].value)
-        held = self._tasks.pop(spec.task_id, None)
-        if held is not None:
-            self._let_go([*held.dependencies, *held.contained])
-            if held.arguments.offset >= 0:
-                self._releases += self.ledger.free(arguments_id(held.task_id))
 
     def _on_tasks_retired(self, sender: Address, fact: msg.TasksRetired) -> None:
         for retired in fact.tasks:
@@ -273,7 +287,7 @@ class ObjectManager:
             record.wanting = None
         if record.watching is not None:
             for client in record.watching:
-                self._ready.setdefault(client, []).append(ReadyObject(object_id))
+                self._say_ready(client, object_id, value)
             record.watching = None
         if record.needed:
             self._tell_scheduler(object_id, record)
@@ -288,9 +302,13 @@ class ObjectManager:
             self._mark_heard(object_id, record)
         ready = self._ready.get(client)
         if ready is None:
-            self._ready[client] = [ReadyObject(object_id, value)]
-        else:
-            ready.append(ReadyObject(object_id, value))
+            ready = self._ready[client] = []
+        ready.append(ReadyObject(object_id, value))
+
+    def _say_ready(self, client: Address, object_id: ObjectID, value: Value) -> None:
+        """Tell the news; with a small value, since it is wanted next. Not with an error: that counts as heard once it is got."""
+        small = value.offset == -1 and not value.error and value.size <= self._config.news_bytes_max
+        self._ready.setdefault(client, []).append(ReadyObject(object_id, value if small else None))
 
     def _mark_heard(self, object_id: ObjectID, record: ObjectRecord) -> None:
         """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
@@ -320,7 +338,7 @@ class ObjectManager:
             elif fact.deliver:
                 self._give(sender, object_id, record)
             else:
-                self._ready.setdefault(sender, []).append(ReadyObject(object_id))
+                self._say_ready(sender, object_id, record.value)
 
     def _is_ready(self, object_id: ObjectID) -> bool:
         record = self.objects.get(object_id)

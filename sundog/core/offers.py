@@ -93,13 +93,20 @@ class Offers:
 
     def _turn(self, shape: Shape, record: TaskRecord, now: Nanos) -> Nanos:
         """Return how long one turn takes, as far as is known."""
-        group = self._pool.leased.get(shape) or {}
-        ages = [now - worker.pipeline[0].dispatched_at for worker in group.values() if worker.pipeline]
-        age = min(ages, default=0)
         mean = record.function.mean
-        if mean is None or age > 2 * mean + 2 * self._config.pipeline_work_max:
-            return age
-        return mean
+        youngest = None
+        doubtful = 0 if mean is None else 2 * mean + 2 * self._config.pipeline_work_max
+        for worker in (self._pool.leased.get(shape) or {}).values():
+            if not worker.pipeline:
+                continue
+            age = now - worker.pipeline[0].dispatched_at
+            if mean is not None and age <= doubtful:
+                return mean  # mostly the first one looked at
+            if youngest is None or age < youngest:
+                youngest = age
+        if youngest is None:
+            return mean or 0
+        return youngest
 
     def __len__(self) -> int:
         """Return how many tasks are ready; an upper bound."""

@@ -62,23 +62,23 @@ class Pipelines:
             record.state = _DISPATCHED
         else:
             set_state(record, _DISPATCHED)
-        if not pipeline:
+        depth = len(pipeline)
+        if not depth:
             worker.work = 0
             worker.followed = False
         sequence = worker.sequence = worker.sequence + 1
-        estimate = function.mean or 0
-        record.worker, record.sequence, record.dispatched_at, record.estimate = worker, sequence, now, estimate
+        record.worker = worker
+        record.sequence = sequence
+        record.dispatched_at = now
         if oldest_needed:
             worker.followed = True
-            record.oldest_needed = oldest_needed
-        else:
-            record.oldest_needed = sequence
+        record.oldest_needed = oldest_needed or sequence
         pipeline.append(record)
-        worker.work += estimate
-        depth = len(pipeline)
-        if depth <= 2:
-            worker.late_at = now + self._late_after + worker.work
-            if depth == 2:
+        record.estimate = estimate = function.mean or 0
+        work = worker.work = worker.work + estimate
+        if depth < 2:
+            worker.late_at = now + self._late_after + work
+            if depth:
                 self._deep[worker.worker] = worker
         if spec.calls_max or spec.function_id not in worker.functions:
             self._introduce(worker, spec, function)
@@ -264,7 +264,7 @@ class Pipelines:
         for worker in self._behind():
             long = (worker.pipeline[0].function.mean or 0) >= self._work_max
             if long or now >= worker.late_at:
-                self.reclaim(worker, len(worker.pipeline) - 1)
+                self.reclaim(worker, _movable(worker))
 
     def next_late(self) -> Nanos | None:
         """Return when the next head is late, if that matters now."""
@@ -276,7 +276,7 @@ class Pipelines:
         """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
         for worker in self._tails():
             if now >= self._hopeless_at(worker):
-                self.reclaim(worker, len(worker.pipeline) - 1)
+                self.reclaim(worker, _movable(worker))
 
     def next_tail(self) -> Nanos | None:
         """Return when :meth:`free_tails` has something to do if nothing happens."""
@@ -287,6 +287,10 @@ class Pipelines:
         late_at = [worker.late_at for group in self._pool.leased.values() for worker in group.values() if worker.pipeline]
         return max(0, now - max(late_at, default=now))
 
+    def behind(self) -> int:
+        """Return how many tasks lie behind the heads of all pipelines."""
+        return sum([len(worker.pipeline) - 1 for worker in self._deep.values()])
+
     def _hopeless_at(self, worker: WorkerRecord) -> Nanos:
         return worker.late_at + self._offer_after
 
@@ -295,14 +299,16 @@ class Pipelines:
         return [
             worker
             for worker in self._deep.values()
-            if worker.state is WorkerState.LEASED and not worker.pipeline[-1].assigned and worker.takes()
+            if worker.state is WorkerState.LEASED and not worker.pipeline[-1].assigned and worker.takes() and _movable(worker)
         ]
 
     def _behind(self) -> list[WorkerRecord]:
         """Return the workers that have something behind their head which another could run."""
         free = self._pool.resources_fit
         return [
-            worker for worker in self._deep.values() if worker.state is WorkerState.LEASED and worker.takes() and free(worker.shape)
+            worker
+            for worker in self._deep.values()
+            if worker.state is WorkerState.LEASED and worker.takes() and free(worker.shape) and _movable(worker)
         ]
 
     # -- speaking -----------------------------------------------------------------------------------------------------------------
@@ -323,6 +329,18 @@ class Pipelines:
             actions += self._reclaims
             self._reclaims = []
         return actions
+
+
+def _movable(worker: WorkerRecord) -> int:
+    """Return how many tasks at the end of the pipeline are worth taking back.
+
+    What needs a return of something ahead of it could run nowhere before that: taken back, it would only be sent again.
+    """
+    pipeline = worker.pipeline
+    for place, record in enumerate(pipeline):
+        if place and not record.missing:
+            return len(pipeline) - place
+    return 0
 
 
 def pinned(record: TaskRecord) -> tuple[ObjectID, ...]:

@@ -40,18 +40,25 @@ class NodeView(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 def fits(wanted: Shape, room: Shape) -> bool:
     """Tell whether ``room`` holds ``wanted``."""
-    amounts = dict(room)
     for name, amount in wanted:  # noqa: SIM110 (twice as fast as all())
-        if amounts.get(name, 0) < amount:
+        if amount_of(name, room) < amount:
             return False
     return True
 
 
+def amount_of(name: str, room: Shape) -> int:
+    """Return how much of the resource ``name`` there is in ``room``. Shapes are short: faster than a dict."""
+    for have, amount in room:
+        if have == name:
+            return amount
+    return 0
+
+
 def expected_wait(view: NodeView) -> Nanos:
     """Return how long one more task would probably wait on the node: nothing where a CPU is free and nobody queues."""
-    if not view.queued and dict(view.free).get(CPU, 0) > 0:
+    if not view.queued and amount_of(CPU, view.free) > 0:
         return 0
-    slots = max(1, dict(view.capacity).get(CPU, 0) // UNIT)
+    slots = amount_of(CPU, view.capacity) // UNIT or 1
     return (view.queued + 1) * (view.mean or MEAN_UNKNOWN) // slots
 
 
@@ -119,7 +126,7 @@ class IndexedPolicy:
     def node_changed(self, view: NodeView) -> None:
         """See :class:`PlacementPolicy`."""
         known = self.views.get(view.node)
-        if known is not None and known.capacity != view.capacity:
+        if known is not None and known.capacity is not view.capacity and known.capacity != view.capacity:
             self.node_lost(view.node)
         self.views[view.node] = view
         members = self._classes.get(view.capacity)

@@ -32,7 +32,8 @@ class References:
             held = self._by_process[process] = {}
         if object_id not in held:
             held[object_id] = None
-            self.counts[object_id] = self.counts.get(object_id, 0) + 1
+            counts = self.counts
+            counts[object_id] = counts.get(object_id, 0) + 1
 
     def hold(self, object_id: ObjectID) -> None:
         """A task or a container holds the object, once more."""

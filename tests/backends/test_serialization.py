@@ -12,7 +12,7 @@ import pickle
 import sys
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sundog
-from sundog.backends import culprit
+from sundog.backends import culprit, serialization
 from sundog.backends.pickling import by_reference, importable
-from sundog.backends.serialization import ARRAY, BUFFERS, BYTEARRAY, BYTES, PICKLE, Packed, inline, is_plain, pack, unpack
+from sundog.backends.serialization import ARRAY, BUFFERS, BYTEARRAY, BYTES, PICKLE, inline, is_plain, pack, shift, unpack
 from sundog.core.config import Config
-from tests.support.loopback import LoopbackPort, loopback
+from tests.support.loopback import LoopbackArena, LoopbackPort, loopback
 
 
 class Colour(enum.Enum):
@@ -52,9 +52,7 @@ def there_and_back(value: Any) -> Any:
     packed = pack(None, value)
     stored = inline(packed)
     assert stored.size == len(stored.data) == packed.size
-    buffer = bytearray(packed.size)
-    packed.write(memoryview(buffer))
-    assert bytes(buffer) == stored.data
+    assert b"".join(packed.segments) == stored.data
     return unpack(stored.format, stored.data)
 
 
@@ -319,10 +317,10 @@ def test_a_value_that_does_not_load_says_which(port: LoopbackPort):
 def test_a_failed_write_gives_its_extent_back(monkeypatch: pytest.MonkeyPatch):
     with loopback(Config(inline_bytes_max=10)) as port:
 
-        def full(self: Packed, view: memoryview) -> None:
+        def full(self: LoopbackArena, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(Packed, "write", full)
+        monkeypatch.setattr(LoopbackArena, "fill", full)
         with pytest.raises(sundog.ObjectStoreFullError, match="No space left"):
             sundog.put(b"x" * 100)
         monkeypatch.undo()
@@ -337,3 +335,25 @@ def test_a_failed_write_gives_its_extent_back(monkeypatch: pytest.MonkeyPatch):
             sundog.get(half.remote())
         port.turn()
         assert len(port.arena.returned) == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda array: array, lambda array: {"name": array, "small": np.arange(3)}])
+def test_a_very_large_buffer_keeps_clear_of_its_source_in_the_page(wrap: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(serialization, "_MOVED_BYTES_MIN", 10_000)
+    array = np.arange(5000, dtype=np.int32)
+    source = memoryview(array).cast("B")
+    address = array.__array_interface__["data"][0]
+    packed = pack(None, wrap(array))
+    moves = set()
+    for offset in range(0, 8192, 64):
+        segments = packed.placed(offset)
+        data = b"".join(segments)
+        assert len(data) == packed.size
+        start = data.index(source.tobytes())
+        assert start % 64 == 0
+        behind = (offset + start - address) % 4096
+        assert behind == 0 or behind >= 1024
+        moves.add(shift(offset + start, source))
+        back = unpack(packed.format, data)
+        assert np.array_equal(back if wrap(0) == 0 else back["name"], array)
+    assert moves == {0}, "and stays where it is put"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.global_scheduler import GlobalScheduler
 from sundog.core.ids import DRIVER, HOST, Address, FunctionID, NodeID, ObjectID, TaskID, address
-from sundog.core.machine import Action, Fact
-from sundog.core.placement import policy
+from sundog.core.machine import Action, Fact, Rng
+from sundog.core.placement import Central, policy
 from sundog.core.resources import ONE_CPU, Shape, shape
 from sundog.core.task import TaskSpec, Value
 from sundog.core.units import SECOND
@@ -145,3 +146,40 @@ def test_a_node_is_told_of_every_function_before_its_task() -> None:
     bench.step(3, exports[2], sender=host(1))
     actions = bench.step(4, spilled(task(2)))
     assert [type(action.message) for action in actions if isinstance(action, Send)] == [msg.TaskAssigned]
+
+
+def test_deadlines_come_and_go_with_the_nodes_that_could_hold_what_waits() -> None:
+    bench = Bench("central")
+    bench.step(0, join(0, CPU=1), join(1, CPU=1, GPU=1))
+    bench.step(1, *[spilled(task(number, GPU)) for number in range(3)])
+    assert bench.machine.next_deadline() is None, "one runs, the others wait for the node"
+    bench.step(2, msg.NodeLost(NodeID(1)))
+    bench.step(3, spilled(task(3, GPU)))
+    bench.step(4, msg.TaskWithdrawn(TaskID((1).to_bytes(16, "big"))))
+    assert bench.machine.next_deadline() == 2 + SECOND
+    failed = [action for action in bench.step(2 + SECOND) if isinstance(action, Send)]
+    assert failed[0].message == msg.TaskInfeasible(TaskID((2).to_bytes(16, "big")), failed[0].message.message)  # type: ignore[attr-defined]
+    bench.step(3 + SECOND - 1, join(2, CPU=1, GPU=1))
+    assert bench.machine.next_deadline() is None
+    assert bench.machine.waiting or bench.machine.assigned
+
+
+def test_a_report_looks_at_the_first_of_what_waits_and_not_at_all() -> None:
+    asked = []
+
+    class Counting(Central):
+        def choose(self, spec: TaskSpec, holders: Mapping[NodeID, int], rng: Rng) -> NodeID | None:
+            asked.append(spec.task_id)
+            return super().choose(spec, holders, rng)
+
+    machine = GlobalScheduler(CONFIG, HERE, Counting(), None)
+    machine.step(0, [(HERE, join(0, CPU=1))])
+    machine.step(1, [(HERE, spilled(task(number))) for number in range(1000)])
+    asked.clear()
+    machine.step(2, [(HERE, msg.LoadReported(NodeID(0), (), 0))])
+    assert len(asked) == 1
+    asked.clear()
+    machine.step(3, [(HERE, msg.LoadReported(NodeID(0), ONE_CPU, 0))])
+    assert len(asked) == 2
+    assert asked[0] == task(1).task_id, "in order of arrival"
+    machine.check_invariants()

@@ -381,3 +381,11 @@ def test_unheld_children_that_have_not_started_are_cancelled_and_no_others() -> 
         ("f3", FailureKind.CANCELLED),
     ]
     assert scheduler.states() == {1: TaskState.DISPATCHED}
+
+
+def test_what_depends_on_a_ready_task_goes_with_it() -> None:
+    scheduler = Scheduler(config(cpus=2))
+    scheduler.learn()
+    chain = [submitted(1), *[submitted(number, returned(number - 1)) for number in range(2, 11)]]
+    [dispatch] = said(scheduler.submit(*chain), Dispatch)
+    assert len(dispatch.tasks) == 10, "not one with each step: then a chain that has run dry would stay so to its end"

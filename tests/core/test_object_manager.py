@@ -71,14 +71,25 @@ def test_a_put_can_be_had_at_once_with_its_value_or_only_the_news() -> None:
     manager = Manager()
     assert manager.put(X, inline("x")) == []
     assert manager.hear((W2, msg.ObjectsWanted((X,), True))) == [ready(X, inline("x"), W2)]
-    assert manager.hear((W2, msg.ObjectsWanted((X,), False))) == [ready(X, None, W2)]
+    assert manager.hear((W2, msg.ObjectsWanted((X,), False))) == [ready(X, inline("x"), W2)]
+
+
+def test_news_of_a_large_value_or_an_error_bring_only_the_news() -> None:
+    manager = Manager()
+    large = inline(b"x" * Config().news_bytes_max)
+    manager.put(X, large)
+    manager.put(Y, error())
+    assert manager.hear((W2, msg.ObjectsWanted((X, Y), False))) == [
+        Send(W2, msg.ObjectsReady((ReadyObject(X), ReadyObject(Y))))  # an error that was only announced has not been heard
+    ]
+    assert said(manager.hear((AT_DRIVER, msg.SessionEnding())), msg.FailureUnheard)
 
 
 def test_who_asks_before_the_task_is_over_is_answered_when_it_is() -> None:
     manager = Manager()
     manager.hear((AT_DRIVER, submitted(1)), (AT_DRIVER, msg.ObjectsWanted((returned(1),), True)))
     assert manager.hear((W2, msg.ObjectsWanted((returned(1),), False))) == []
-    assert manager.hear(retired(1)) == [ready(returned(1), inline(1)), ready(returned(1), None, W2)]
+    assert manager.hear(retired(1)) == [ready(returned(1), inline(1)), ready(returned(1), inline(1), W2)]
     assert manager.hear(retired(1, result("again"))) == [], "the first seal wins"
     assert manager.hear((AT_DRIVER, msg.ObjectsWanted((returned(1),), True))) == [ready(returned(1), inline(1))]
 

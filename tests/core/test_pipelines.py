@@ -105,6 +105,36 @@ def test_what_lies_behind_a_head_that_blocks_is_taken_back_and_runs_elsewhere() 
     assert set(fleet.executions.values()) == {1}
 
 
+def test_what_needs_a_long_head_stays_behind_it_although_another_worker_idles() -> None:
+    fleet = Fleet(config(cpus=3), {"counted": counted})
+    warm(fleet, "counted", duration=100 * MILLISECOND)
+    dispatches, reclaims = fleet.actions[act.Dispatch], fleet.actions[act.ReclaimTasks]
+
+    def look(fleet: Fleet) -> None:
+        assert fleet.actions[act.ReclaimTasks] == reclaims, "nobody else could run it before the head has ended"
+
+    fleet.before_round = look
+    last = fleet.driver.call("counted", content=0, duration=100 * MILLISECOND)
+    for _ in range(4):
+        last = fleet.driver.call("counted", last, duration=100 * MILLISECOND)
+    assert fleet.get(last) == [4]
+    assert fleet.actions[act.Dispatch] - dispatches <= 5
+
+
+def test_only_what_needs_nothing_of_a_long_head_is_taken_from_behind_it() -> None:
+    fleet = Fleet(config(cpus=2), {"counted": counted})
+    warm(fleet, "counted", duration=SHORT)
+    # All on their way before anybody knows that the first is long: a follower of it, and one that is free.
+    head = fleet.driver.call("counted", content=0, duration=SECOND)
+    follower = fleet.driver.call("counted", head, duration=SHORT)
+    others = [fleet.driver.call("counted", content=n, duration=SHORT) for n in range(40)]
+    assert fleet.get(*others) == list(range(40))
+    assert fleet.now < SECOND // 2
+    assert fleet.get(follower) == [1]
+    assert fleet.actions[act.ReclaimTasks] <= 4
+    assert set(fleet.executions.values()) == {1}
+
+
 # -- blame ------------------------------
 
 

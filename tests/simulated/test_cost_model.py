@@ -73,8 +73,8 @@ def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
 def measurements(**changes: int) -> Measurements:
     known = Measurements(
         round_trip=200 * MICROSECOND, task_driver=6000, task_node=12_000, task_workers=5000, submit=4000, put_node=3000,
-        lone_task_driver=26_000, lone_task_node=36_000, lone_task_workers=20_000, worker_start=5 * MILLISECOND,
-        carried=10**9, serialized=4 * 10**8, copied=12 * 10**9, copied_fresh=10**9,
+        lone_task_driver=26_000, lone_task_node=36_000, lone_task_workers=20_000, spread_task_driver=14_000,
+        worker_start=5 * MILLISECOND, carried=10**9, serialized=4 * 10**8, copied=12 * 10**9, copied_fresh=10**9,
     )  # fmt: skip
     return msgspec.structs.replace(known, **changes)
 
@@ -84,7 +84,7 @@ def test_a_fit_explains_what_was_measured() -> None:
     assert (profile.node_message, profile.node_turn, profile.node_decision) == (3000, 9000, 6000)
     assert profile.node_time(4, 1) + profile.node_turn == 36_000
     assert profile.submit + profile.receive == 6000
-    assert (profile.driver_wake, profile.worker_wake) == (20_000, 15_000)
+    assert (profile.driver_turn, profile.driver_wake, profile.worker_wake) == (8000, 12_000, 15_000)
     assert abs(round_trip(profile) - 200 * MICROSECOND) < 10
 
 

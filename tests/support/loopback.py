@@ -10,7 +10,7 @@ import itertools
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ from sundog.core import messages as msg
 from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion, ResolveWait
 from sundog.core.config import Config
 from sundog.core.ids import FunctionID, IdSequence, ObjectID, TaskID, return_ids, root_task_id
+from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Fact
 from sundog.core.task import Failure, FailureKind, TaskSpec, Value, arguments_id
 
@@ -47,9 +48,9 @@ class LoopbackArena:
         self.end += -(-size // 64) * 64
         return offset
 
-    def write(self, offset: int, size: int, warm: bool) -> memoryview:
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
         whole: Any = self.bytes
-        return memoryview(whole)[offset : offset + size]
+        memoryview(whole)[offset : offset + size] = b"".join(segments)
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
         class Exported(np.ndarray[Any, Any]):
@@ -95,6 +96,7 @@ class LoopbackPort:
     def __init__(self, store: Store | None = None, root: TaskID | None = None, config: Config | None = None) -> None:
         self.config = config or Config()
         self.facts: deque[Any] = deque()
+        self.known = KnownObjects(self.config)
         self.store = store or Store()
         self.arena = self.store.arena
         self.references: Counter[bytes] = Counter()
@@ -109,6 +111,9 @@ class LoopbackPort:
         self._worker: Session | None = None
 
     def submitted(self) -> None:
+        pass
+
+    def answered_here(self) -> None:
         pass
 
     def kick(self) -> None:

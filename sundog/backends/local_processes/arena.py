@@ -10,19 +10,16 @@ of its own. Both are gone exactly when the last slice is.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from sundog.backends.local_processes.extent_writer import PIECES_BYTES_MIN, ExtentWriter
+
 _PAGE = mmap.PAGESIZE
-#: madvise advice that makes pages now, with an error instead of a SIGBUS (Linux 5.14); Python has no name for it yet.
-_MADV_POPULATE_WRITE = 23
-#: Below this, faulting pages one at a time costs less than asking.
-_POPULATE_BYTES_MIN = 256 << 10
 #: Reads through mappings of their own that may live at one time: each costs a descriptor. Past it numpy is imported.
 _OWN_MAPPINGS_MAX = 64
 
@@ -51,7 +48,7 @@ class SharedArena:
         self._writable: mmap.mmap | None = None
         self._readable: mmap.mmap | None = None
         self._readable_bytes: memoryview | None = None
-        self._populates = True
+        self._writer: ExtentWriter | None = None
         #: Weak references to live exporters; a reference that is not kept is never called.
         self._deaths: dict[int, _Death] = {}
         self._next_key = 0
@@ -63,12 +60,23 @@ class SharedArena:
 
         Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
         """
-        mapping = self._writable
-        if mapping is None:
-            mapping = self._writable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        writer = self._writer or self._find_writer()
         if not warm and size:
-            self._reserve(mapping, offset, size)
-        return memoryview(mapping)[offset : offset + size]
+            writer.reserve(offset, size)
+        assert self._writable is not None
+        return memoryview(self._writable)[offset : offset + size]
+
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
+        """See ``base.Arena``."""
+        if size >= PIECES_BYTES_MIN:
+            (self._writer or self._find_writer()).write(offset, size, warm, segments)
+            return
+        view = self.write(offset, size, warm)
+        at = 0
+        for segment in segments:
+            end = at + len(segment)
+            view[at:end] = segment
+            at = end
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
         """Return a read-only view; ``on_death`` is called once, when it and everything sliced from it are gone.
@@ -96,28 +104,24 @@ class SharedArena:
         if end <= start:
             return
         if self._writable is None:
-            self._writable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            self._find_writer()
+        assert self._writable is not None
         self._writable.madvise(mmap.MADV_REMOVE, start, end - start)
 
     def close(self) -> None:
         """Close the descriptor. Mappings that views still need stay as long as the views do. Idempotent."""
         fd, self.fd = self.fd, -1
-        self._writable = self._readable = self._readable_bytes = None
+        self._writable = self._readable = self._readable_bytes = self._writer = None
         if fd >= 0:
             os.close(fd)
 
-    def _reserve(self, mapping: mmap.mmap, offset: int, size: int) -> None:
-        start = offset // _PAGE * _PAGE
-        end = min(-(-(offset + size) // _PAGE) * _PAGE, self.size)
-        os.posix_fallocate(self.fd, start, end - start)
-        if self._populates and size >= _POPULATE_BYTES_MIN:
-            # Maps what was reserved in one call: a fault for each page would cost more than the copy itself.
-            try:
-                mapping.madvise(_MADV_POPULATE_WRITE, start, end - start)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                self._populates = False
+    def _find_writer(self) -> ExtentWriter:
+        writer = self._writer
+        if writer is None:
+            mapping = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            writer = ExtentWriter(mapping, self.size, lambda: self.fd)
+            self._writable, self._writer = mapping, writer
+        return writer
 
     def _find_exporter(self) -> Callable[[memoryview], Any] | None:
         """Return what wraps bytes into an object with weak references, or None while numpy need not be loaded."""

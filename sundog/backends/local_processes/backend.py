@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from sundog.backends.local_processes.client_loop import DriverPort
 from sundog.backends.local_processes.launch import launch
 from sundog.core.config import Config
 from sundog.core.ids import TaskID, root_task_id
+
+if TYPE_CHECKING:
+    from sundog.backends.local_processes.client_loop import DriverPort
 
 
 def start(config: Config, *, seed: bytes | None, redis: str | bool | None, record: str | None) -> DriverPort:
@@ -38,6 +41,8 @@ def connect(
     node = launch(config, seed=seed, record=record, redis=redis)
     try:
         os.close(node.progress)  # the node and its workers have their own
+        from sundog.backends.local_processes.client_loop import DriverPort  # while the node starts
+
         return DriverPort(config, node.sock, node.arena, node.process, node.session, root)
     except BaseException:
         node.sock.close()  # which ends the node

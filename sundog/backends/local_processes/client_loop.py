@@ -75,6 +75,7 @@ class DriverPort:
         self._output = DriverOutput()
         self._pump = ClientPump(config, link, DRIVER, worker=False, route=None, show=self._output.show, closed=self._on_closed)
         self.facts = self._pump.facts
+        self.known = self._pump.client.known
         self._requests = itertools.count(1)
         self._root = root
         self._lanes = itertools.count(1)
@@ -120,6 +121,9 @@ class DriverPort:
             self._rung_at = now
             pump.rouse()
         # Else the client thread has just been at work: it looks again within ALERT, and most often is rung before that.
+
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
 
     def kick(self) -> None:
         """See ``base.Port``."""

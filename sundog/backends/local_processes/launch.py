@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import socket
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import msgspec
 
 from sundog.backends.local_processes.arena import SharedArena, create_arena
 from sundog.backends.local_processes.boot import boot_source, write_boot
-from sundog.backends.local_processes.channel import socket_pair
 from sundog.backends.local_processes.process import SESSION_VARIABLE, descriptor_limits
 from sundog.backends.local_processes.progress import create_progress
 from sundog.core.config import Config
@@ -62,9 +60,9 @@ def launch(
     if record is not None:
         with open(record, "ab"):
             pass  # what cannot be written is said here, to whoever asked, rather than by a node that dies of it
-    session = session or secrets.token_hex(16)
+    session = session or os.urandom(16).hex()
     opened: list[int] = []
-    sock, theirs = socket_pair()
+    sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # as channel.socket_pair, without its codec
     try:
         with theirs:
             sock, link = _above_standard(sock), _above_standard_fd(theirs.fileno(), opened)
@@ -96,7 +94,7 @@ def node_environment(session: str, environ: Mapping[str, str]) -> dict[str, str]
     result = dict(environ)
     result[SESSION_VARIABLE] = session
     if result.get("PYTHONHASHSEED", "random") in ("", "random"):
-        result["PYTHONHASHSEED"] = str(secrets.randbelow(1 << 32))
+        result["PYTHONHASHSEED"] = str(int.from_bytes(os.urandom(4), "big"))
     for name in THREAD_VARIABLES:
         result.setdefault(name, "1")
     return result

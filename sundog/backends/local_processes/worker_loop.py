@@ -17,7 +17,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from _thread import allocate_lock, get_ident, start_new_thread
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -77,6 +76,7 @@ class WorkerPort:
         self.closed: str | None = None
         self._pump = ClientPump(config, link, worker, worker=True, route=self._route, show=self._show, closed=self._on_closed)
         self.facts = self._pump.facts
+        self.known = self._pump.client.known
         self._tokens_fd = tokens_fd
         self._progress = progress
         self._executor = Executor()
@@ -193,6 +193,8 @@ class WorkerPort:
             self._pump.turn()
             self._pump.give_answers()
         except BaseException:
+            import traceback  # only when something went wrong
+
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
         self._stepping = 0
@@ -281,6 +283,9 @@ class WorkerPort:
                 self._pumping.release()
         else:
             self.kick()
+
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
 
     def kick(self) -> None:
         """See ``base.Port``."""

@@ -94,6 +94,8 @@ class _Zygote:
         """Serve until told to stop; return whether the node said so (rather than vanished)."""
         signal.set_wakeup_fd(self.wake_write)
         signal.signal(signal.SIGTERM, lambda *_: None)
+        if not self.poll.poll(0):
+            _import_ahead()
         while True:
             for fd, _ in self.poll.poll():
                 if fd == self.wake_read:
@@ -200,6 +202,13 @@ class _Zygote:
                 os.write(2, _story().encode("utf-8", "replace"))
         finally:
             os._exit(status)
+
+
+def _import_ahead() -> None:
+    """Import, while there is nothing else to do, what the first function of a driver's ``__main__`` needs in every worker."""
+    with contextlib.suppress(Exception):  # what cannot be imported fails, with its story, in the worker
+        import cloudpickle  # noqa: F401
+    gc.freeze()
 
 
 def _story() -> str:

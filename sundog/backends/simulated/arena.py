@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
@@ -28,9 +28,9 @@ class NodeArena:
         self._deaths: dict[int, _Death] = {}
         self._next_key = 0
 
-    def write(self, offset: int, size: int, warm: bool) -> memoryview:
+    def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
         """See ``base.Arena``."""
-        return memoryview(self._mapping())[offset : offset + size]
+        self._mapping()[offset : offset + size] = b"".join(segments) if len(segments) > 1 else segments[0]
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
         """See ``base.Arena``."""

@@ -37,7 +37,9 @@ class Charges:
         self.profile = profile
         self._process = process
         self._cores = cores
-        self._wake = profile.worker_wake if worker else profile.driver_wake
+        self._worker = worker
+        #: Code of this process sleeps until something comes.
+        self.asleep = False
         self._owed: Nanos = 0
         #: Batches of messages that are being read, and what each takes.
         self._arriving: deque[tuple[Nanos, Callable[[], None]]] = deque()
@@ -49,6 +51,7 @@ class Charges:
 
     def charge(self, span: Nanos) -> None:
         """Let the code that runs compute for ``span``; if none of this process does, its next charge is that much more."""
+        self.asleep = False
         span += self._owed
         self._owed = 0
         if not span:
@@ -75,8 +78,15 @@ class Charges:
         self.charge(self.profile.submit + self._serialized(value) + self.profile.message_time(inline_size(value)))
 
     def arrival(self, sender: Address, messages: list[Fact], deliver: Callable[[Address, list[Fact]], None]) -> bool:
-        """Tell whether messages take time to be read; ``deliver`` is called with them then, in the order of their coming."""
+        """Tell whether messages take time to be read; ``deliver`` is called with them then, in the order of their coming.
+
+        A driver has a thread for that, which wakes for every batch; a worker reads while its code sleeps, or has nothing to do.
+        """
         span = 0
+        if not self._worker:
+            span = self.profile.driver_turn
+        elif self.asleep:
+            span = self.profile.worker_wake
         for message in messages:
             if type(message) is ObjectsReady:
                 for ready in message.objects:
@@ -99,11 +109,11 @@ class Charges:
 
     def woken(self) -> None:
         """What code had slept for is there."""
-        self.charge(self._wake)
+        self.charge(0 if self._worker else self.profile.driver_wake)
 
     def wake(self) -> None:
         """A worker had nothing to do and has now."""
-        self._owed += self._wake
+        self._owed += self.profile.worker_wake
 
     def task_begins(self, run: RunTask, values: Sequence[Value]) -> None:
         """A task is about to be called with ``values``, those of its dependencies."""

@@ -56,6 +56,7 @@ class ClientProcess(Process):
             self.arena = ChargedArena(self.arena, self.charges)
         self.host_address = address(node_of(where), HOST)
         self.client = Client(node.config, where, self.host_address, worker=worker)
+        self.known = self.client.known
         self.facts: deque[Any] = deque()
         self.waiters = Waiters()
         self.paused = False
@@ -213,6 +214,9 @@ class ClientProcess(Process):
                 self.charges.submission(self.facts)
             self.turn_soon()
 
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
+
     def ask(self, fact: Any) -> Action:
         """See ``base.Port``."""
         strand = self.waiting_strand()
@@ -223,6 +227,8 @@ class ClientProcess(Process):
             self.facts.append(fact)
             self.turn()
             asleep = waiter.answer is None
+            if asleep and self.charges is not None:
+                self.charges.asleep = True
             while waiter.answer is None:
                 strand.suspend()
             if asleep and self.charges is not None:

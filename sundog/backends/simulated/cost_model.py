@@ -48,8 +48,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     receive: Nanos = 3 * MICROSECOND
     #: A task in its worker besides its body: unpacking, calling, packing, reporting.
     worker_task: Nanos = 5 * MICROSECOND
-    #: What it computes more once what a driver, or worker, has slept for is there: threads that wake each other, cold caches.
-    driver_wake: Nanos = 10 * MICROSECOND
+    #: A driver's client thread, for every packet that comes: waking, reading, stepping.
+    driver_turn: Nanos = 5 * MICROSECOND
+    #: A driver that slept until an answer came: threads that wake each other, cold caches.
+    driver_wake: Nanos = 5 * MICROSECOND
+    #: A worker that slept until a task or an answer came.
     worker_wake: Nanos = 10 * MICROSECOND
     #: From the node's wish for a worker to one that takes tasks.
     worker_start: Nanos = 6 * MILLISECOND
@@ -104,8 +107,8 @@ _AT_ONCE = 1 << 62
 
 #: Nothing takes time but bodies: for tests, and for questions about policies alone.
 FREE = Profile(
-    name="free", node_turn=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, driver_wake=0, worker_wake=0,
-    worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
+    name="free", node_turn=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, driver_turn=0, driver_wake=0,
+    worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
     fresh_copy_bytes_per_second=_AT_ONCE, message_bytes_per_second=_AT_ONCE,
     network=NetworkModel(latency=0, local_latency=0, bandwidth=1024 * GIB),
 )  # fmt: skip

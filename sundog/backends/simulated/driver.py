@@ -148,6 +148,12 @@ class Driver(ClientProcess):
         if self.charges is None or not self.charges.profile.submit:
             self._main.tick(self.loop.costs.call)
 
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
+        if get_ident() == self.loop.home:
+            self._main.check()
+            self._main.tick(self.loop.costs.call)
+
     def kick(self) -> None:
         """See ``base.Port``."""
         if get_ident() != self.loop.home:

@@ -174,7 +174,10 @@ class Worker(ClientProcess):
         """Call a body; what comes before and after it takes time, too. None if the worker was killed meanwhile."""
         charges = self.charges
         assert charges is not None
+        began = self.loop.now
         try:
+            charges.charge(0)  # what is owed for waking is no part of the task
+            self._blocked += self.loop.now - began
             charges.task_begins(run, values)
             outcome = self._call(run, values)
             if outcome is not None and not self.dead:
@@ -223,6 +226,10 @@ class Worker(ClientProcess):
         """See ``base.Port``."""
         self._check_alive()
         super().submitted()
+
+    def answered_here(self) -> None:
+        """See ``base.Port``."""
+        self._check_alive()
 
     def lane(self) -> IdSequence:
         """See ``base.Port``. Bodies have one thread here."""

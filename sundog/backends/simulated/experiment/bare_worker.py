@@ -36,8 +36,8 @@ class BareWorker:
 
     __slots__ = (
         "_at", "_client", "_computed", "_extents", "_facts", "_held", "_names", "_outbox", "_requests", "_stopping", "_then",
-        "_timing", "_wanted", "blocked", "dead", "executor", "experiment", "finished", "index", "loop", "node", "number", "pid",
-        "run", "started", "tokens", "where",
+        "_timing", "_wanted", "blocked", "counted", "dead", "executor", "experiment", "finished", "index", "loop", "node",
+        "number", "pid", "run", "started", "tokens", "where",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, node: BareNode, number: ProcessID) -> None:
@@ -52,6 +52,8 @@ class BareWorker:
         #: What runs, and which task of the workload it is.
         self.run: msg.RunTask | None = None
         self.index = -1
+        #: Its attempt is the one that is measured.
+        self.counted = True
         #: It waits in get.
         self.blocked = False
         self.dead = False
@@ -397,7 +399,7 @@ class BareWorker:
         if not (results and results[0].value.error):
             if plan.taken and plan.taken[self.index]:
                 self.executor.finished(run, results)
-            experiment.finished(self.index)
+            experiment.ended(self)
         self.run = None
 
 

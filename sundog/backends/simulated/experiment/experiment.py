@@ -44,6 +44,8 @@ _BOOT_MAX: Nanos = 60 * SECOND
 _DRAIN_MAX: Nanos = 60 * SECOND
 #: Events between two looks at how it goes.
 _LOOK_EVERY = 8192
+#: Looks in a row at which neither time nor any task has moved on: they would do so for ever.
+_STILL_MAX = 256
 #: Looks between two garbage collections: core makes hardly any cycles.
 _COLLECT_EVERY = 256
 
@@ -92,6 +94,9 @@ class Experiment:
         self._turns: deque[BareNode] = deque()
         self._policy = policy
         self._moved_at: Nanos = 0
+        self._draining = False
+        #: By task: another has begun with what it returned. Only where nodes may be lost.
+        self._used = bytearray(len(workload) if any(model.leaves is not None for model in models) else 0)
         self._workload = workload
         self.submitters: list[Submitter] = []
         self.nodes = [self._make(NodeID(number), config, seed) for number, config in enumerate(configs)]
@@ -110,41 +115,72 @@ class Experiment:
     # --- what happens to tasks ------------------------------------------------------------------------------------------
 
     def submitted(self, index: int) -> None:
-        """A body submits a task."""
+        """A body submits a task; once more, if it runs again."""
         measures = self.measures
         if measures.submitted_at[index] == NEVER:
             measures.submitted(index, self.loop.now - self.began)
 
     def started(self, worker: BareWorker) -> None:
         """A body begins."""
-        now = self.loop.now
-        self._moved_at = now
-        self.measures.started(worker.index, now - self.began, worker.node.number, worker.number)
+        measures, index = self.measures, worker.index
+        self._moved_at = now = self.loop.now
+        if measures.started_at[index] != NEVER:
+            # Another attempt is under way, and will be in vain; or it is made again for those who have lost what it returned.
+            worker.counted = measures.finished_at[index] != NEVER and not (self._used and self._used[index])
+            if not worker.counted:
+                return
+            self._unfinish(index)
+        worker.counted = True
+        if self._used:
+            for producer, _ in self.plan.tasks[index].inputs:
+                self._used[producer] = 1
+        measures.started(index, now - self.began, worker.node.number, worker.number)
 
     def put_started(self, index: int, worker: BareWorker) -> None:
         """A body puts a value."""
+        if self.measures.finished_at[index] != NEVER:
+            self._unfinish(index)
         self.measures.started(index, self.loop.now - self.began, worker.node.number, worker.number)
 
     def blocked(self, worker: BareWorker) -> None:
         """A body waits in get."""
-        self.measures.blocked(worker.index, self.loop.now - self.began)
+        if worker.counted:
+            self.measures.blocked(worker.index, self.loop.now - self.began)
 
     def resumed(self, worker: BareWorker) -> None:
         """It goes on."""
-        self.measures.resumed(worker.index, self.loop.now - self.began)
+        if worker.counted:
+            self.measures.resumed(worker.index, self.loop.now - self.began)
+
+    def ended(self, worker: BareWorker) -> None:
+        """A body has returned."""
+        if worker.counted:
+            self.finished(worker.index)
 
     def finished(self, index: int) -> None:
-        """A body has returned."""
+        """A task is over."""
         measures = self.measures
         now = self.loop.now
         self._moved_at = now
         measures.finished(index, now - self.began)
-        if measures.finished_count == len(self.plan.tasks):
+        if measures.finished_count == len(self.plan.tasks) and not self._draining:
             self.over = True
 
     def lost(self, worker: BareWorker) -> None:
         """A worker died with a body."""
-        self.measures.lost(worker.index, self.loop.now - self.began, worker.blocked)
+        if worker.counted:
+            self.measures.lost(worker.index, self.loop.now - self.began, worker.blocked)
+
+    def _unfinish(self, index: int) -> None:
+        """What it returned is lost, or never arrived: it runs again, and that end is the one that counts."""
+        measures = self.measures
+        end, node = measures.finished_at[index], measures.node[index]
+        computed = end - measures.started_at[index] - measures.blocked_for.pop(index, 0)
+        measures.wasted[node] += measures.share[index] * computed
+        measures.in_system -= end
+        measures.finished_count -= 1
+        measures.finished_at[index] = NEVER
+        measures.retries[index] = measures.retries.get(index, 0) + 1
 
     def failed(self, reason: str) -> None:
         """A task, or a driver, can get no further."""
@@ -186,7 +222,7 @@ class Experiment:
         """Go on until all nodes that are there from the beginning are known to the head, and have their workers."""
         first = [node for node in self.nodes if not self.models[node.number].joins_at()]
         while not self._is_up(first):
-            self._steps(256)
+            self._steps(len(first))
             if self.loop.now > _BOOT_MAX:
                 raise InvariantViolation(f"after {seconds(self.loop.now):g} s the simulated cluster is not up")
 
@@ -213,10 +249,18 @@ class Experiment:
         self.over = not len(self.plan.tasks)
 
     def _go(self, watch: Callable[[Experiment], None] | None) -> None:
-        looks = 0
+        looks = still = 0
+        before: tuple[int, ...] = ()
         while not self.over:
             self._steps(_LOOK_EVERY)
             looks += 1
+            state = (self.loop.now, self.measures.submitted_count, self.measures.finished_count)
+            still = still + 1 if state == before else 0
+            before = state
+            if still >= _STILL_MAX:
+                raise InvariantViolation(
+                    f"{self._workload.name}: time stands still at {seconds(self.loop.now)} s: {why_stuck(self)}"
+                )
             if looks % _COLLECT_EVERY == 0:
                 gc.collect()
             if watch is not None:
@@ -238,34 +282,36 @@ class Experiment:
         return any(submitter.waits_for_time() for submitter in self.submitters) if self.to_submit else False
 
     def _steps(self, count: int) -> None:
-        """Let up to ``count`` events happen; fewer if it is over, or nothing is left to happen.
+        """Let up to ``count`` events and turns happen; fewer if it is over, or nothing is left to happen.
 
         Turns of nodes come after all events of an instant, so that a node hears at once what arrives at one time.
         """
         environment: Environment = self.loop.environment
         queue, turns = environment._queue, self._turns
-        left = count
-        while left and not self.over:
+        events = 0
+        for _ in range(count):
+            if self.over:
+                break
             if turns and (not queue or queue[0][0] > environment._now):
                 turns.popleft().take_turn()
                 continue
             if not queue:
                 break
-            left -= 1
+            events += 1
             environment._now, _, _, event = heappop(queue)
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]  # as SimPy does
             for callback in callbacks:
                 callback(event)
-        self.measures.events += count - left
+        self.measures.events += events
 
     def _drain(self) -> None:
         """Everything has finished: what is left to say is said, until no host knows of any task or object."""
-        self.over = False
+        self.over, self._draining = False, True
         began = self.loop.now
         last = 0
         while self.failure is None:
             last = 2 * last + MILLISECOND
-            while self._turns or self.loop.next_event() <= began + last:
+            while not self.over and (self._turns or self.loop.next_event() <= began + last):
                 self._steps(1)
             if not leftovers(self):
                 return

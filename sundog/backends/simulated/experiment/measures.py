@@ -231,8 +231,8 @@ class Measures:
             index = int(wrong.argmax())
             raise InvariantViolation(
                 f"{self.workload.name_of(index)}: submitted {submitted[index]}, ready {ready[index]}, started {started[index]}, "
-                f"finished {finished[index]}, blocked for {self.blocked_for.get(index, 0)} ns of them, run over at {self.ended_at}; its "
-                f"duration is {durations[index]} ns: these are no order of a life"
+                f"finished {finished[index]}, waited for {self.blocked_for.get(index, 0)} ns of them; the run was over at "
+                f"{self.ended_at}, its duration is {durations[index]} ns: these are no order of a life"
             )
 
     def _waited(self) -> Any:

@@ -415,9 +415,9 @@ class Summary(msgspec.Struct, frozen=True):
 def summary(reports: Sequence[Report], level: float = 0.95) -> Summary:
     """Return the means over ``reports`` (one for each seed) with confidence intervals.
 
-    Raises ValueError for fewer than two reports, or for two of one seed and workload: they are no independent runs.
+    Raises ValueError for fewer than two reports, or for two that are equal in all but real time: they are one run, not two.
     """
-    seeds = [(report.seed, report.workload) for report in reports if report.seed is not None]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("two of these reports are of the same workload and seed: they are one run, not two")
+    runs = {msgspec.json.encode(msgspec.structs.replace(report, seconds=0.0)) for report in reports}
+    if len(runs) < len(reports):
+        raise ValueError("two of these reports are of one and the same run: give each run a seed of its own")
     return Summary({title: estimate([value(one) for one in reports], level) for title, value in _SUMMARIZED}, len(reports))

@@ -82,7 +82,7 @@ class Submitter:
         self._due = False
         due = self._next_due()
         now = self.loop.now
-        if due is None:
+        if due is None or self.node.dead:
             return
         if due > now:
             self._turn_at(due)

@@ -1,4 +1,4 @@
-"""Workloads without bodies: task graphs with durations and sizes, drawn, read from files, or measured. Users say ``sundog.workloads``.
+"""Workloads without bodies: task graphs with durations and sizes, drawn, read from files, or measured: ``sundog.workloads``.
 
 >>> from sundog import workloads
 >>> workloads.chain(3, duration=0.5).critical_path()

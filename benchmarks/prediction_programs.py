@@ -44,7 +44,7 @@ def add(left: int, right: int) -> int:
     return left + right
 
 
-@sundog.remote(duration=_spinning_time)
+@sundog.remote(num_returns=1, duration=_spinning_time)
 def work(rounds: int, *_: Any) -> int:
     """Compute."""
     return spin(rounds)

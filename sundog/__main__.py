@@ -46,8 +46,14 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     for field in msgspec.structs.fields(profile):
         value = getattr(profile, field.name)
         if isinstance(value, int) and field.name != "format":
-            shown = f"{value} " if field.name == "cores" else f"{value / 1e9:,.2f} GB/s" if field.name.endswith("_per_second") else f"{value / 1e3:,.1f} us"
-            sys.stdout.write(f"{field.name.removesuffix('_bytes_per_second'):<16} {shown:>16}\n")
+            if field.name.endswith("_per_second"):
+                shown = f"{value / 1e9:,.2f} GB/s"
+            elif field.name == "crowded_permille":
+                shown = f"{value / 1000:,.2f} times"
+            else:
+                shown = f"{value}     " if field.name == "cores" else f"{value / 1e3:,.1f} us  "
+            name = field.name.removesuffix("_bytes_per_second").removesuffix("_permille")
+            sys.stdout.write(f"{name:<16} {shown:>18}\n")
     sys.stdout.write(f"{'local latency':<16} {profile.network.local_latency / 1e3:>13,.1f} us\nwritten to {where}\n")
     return 0
 

@@ -39,6 +39,8 @@ _LARGE_BYTES = 64_000_000
 #: An argument that travels inline; it passes the node twice, in and out.
 _INLINE_BYTES = 64 << 10
 _PASSES = 2
+#: Of a loop.
+_ROUNDS = 100_000
 #: Tasks one after the other, by which the simulator is asked what a round trip takes.
 _ASKED = 50
 
@@ -64,6 +66,9 @@ class Measurements(msgspec.Struct, frozen=True, kw_only=True):
     spread_task_driver: Nanos
     #: What the first nested call costs more than later ones, on the clock.
     worker_start: Nanos
+    #: A loop's computing time, alone and while every core runs one.
+    alone: Nanos
+    crowded: Nanos
     #: Bytes a second; ``carried``: inline, into the node or out of it.
     carried: int
     serialized: int
@@ -85,6 +90,16 @@ def take(_: bytes) -> None:
 def pause() -> None:
     """A task that computes nothing for a millisecond."""
     time.sleep(0.001)
+
+
+@sundog.remote
+def loop() -> int:
+    """Compute for some milliseconds; return for how many nanoseconds."""
+    began = time.thread_time_ns()
+    total = 0
+    for number in range(_ROUNDS):
+        total += number
+    return time.thread_time_ns() - began
 
 
 @sundog.remote
@@ -113,6 +128,7 @@ def measure(repeats: int = 7) -> Measurements:
             small.append(_computed(lambda: _carry(b"", 100), 100))
             large.append(_computed(lambda: _carry(bytes(_INLINE_BYTES), 100), 100))
         fresh, copied = _copies(repeats)
+    alone, crowded = _loops(repeats)
     return Measurements(
         round_trip=int(statistics.median(round_trips)),
         task_driver=_median(tasks, "driver"),
@@ -125,6 +141,8 @@ def measure(repeats: int = 7) -> Measurements:
         lone_task_workers=_median(lone, "worker"),
         spread_task_driver=_median(spread, "driver"),
         worker_start=int(worker_start),
+        alone=alone,
+        crowded=crowded,
         carried=_rate(_PASSES * _INLINE_BYTES, max(0, _median(large, "node") - _median(small, "node"))),
         serialized=_serialized(repeats),
         copied=copied,
@@ -137,28 +155,36 @@ def fit(measured: Measurements, name: str = "", network: NetworkModel | None = N
 
     Needs SimPy and greenlet, and no session in this process.
     """
-    message = min(measured.put_node, measured.task_node // _MESSAGES_PER_TASK)
-    decision = measured.task_node - _MESSAGES_PER_TASK * message
-    more = measured.lone_task_node - measured.task_node - (_MESSAGES_PER_LONE_TASK - _MESSAGES_PER_TASK) * message
-    submit = min(measured.submit, measured.task_driver)
-    driver_turn = max(0, measured.spread_task_driver - measured.task_driver)
+    crowded = max(1, min(1000, measured.alone * 1000 // max(1, measured.crowded)))
+
+    def among_many(span: Nanos) -> Nanos:
+        """What was measured with all cores busy would have taken less on one alone."""
+        return span * crowded // 1000
+
+    task_driver, task_workers = among_many(measured.task_driver), among_many(measured.task_workers)
+    task_node = among_many(measured.task_node)
+    message = min(among_many(measured.put_node), task_node // _MESSAGES_PER_TASK)
+    more = measured.lone_task_node - task_node - (_MESSAGES_PER_LONE_TASK - _MESSAGES_PER_TASK) * message
+    submit = min(among_many(measured.submit), task_driver)
+    driver_turn = max(0, measured.spread_task_driver - task_driver)
     profile = Profile(
         name=name,
         node_turn=max(0, more) // _TURNS_PER_LONE_TASK,
         node_message=message,
-        node_decision=decision,
+        node_decision=task_node - _MESSAGES_PER_TASK * message,
         submit=submit,
-        receive=measured.task_driver - submit,
-        worker_task=measured.task_workers,
+        receive=task_driver - submit,
+        worker_task=task_workers,
         driver_turn=driver_turn,
-        driver_wake=max(0, measured.lone_task_driver - measured.task_driver - driver_turn),
-        worker_wake=max(0, measured.lone_task_workers - measured.task_workers),
+        driver_wake=max(0, measured.lone_task_driver - task_driver - driver_turn),
+        worker_wake=max(0, measured.lone_task_workers - task_workers),
         worker_start=measured.worker_start,
         serialize_bytes_per_second=measured.serialized,
         copy_bytes_per_second=measured.copied,
         fresh_copy_bytes_per_second=measured.copied_fresh,
         message_bytes_per_second=measured.carried,
         cores=cores,
+        crowded_permille=crowded,
         network=network or NetworkModel(),
     )
     # A round trip grows by the same for every nanosecond of the way, so two of them tell how long the way is.
@@ -232,6 +258,20 @@ def _worker_start() -> float:
         first = _clock(lambda: sundog.get(parent.remote()))
         later = min(_clock(lambda: sundog.get(parent.remote())) for _ in range(5))
     return max(0.0, first - later)
+
+
+def _loops(repeats: int) -> tuple[int, int]:
+    """Return how long a loop computes, alone and while every core runs one."""
+    with sundog.init():
+        cores = sundog.cluster_resources()["CPU"]
+        _together(int(cores))
+        alone = [_together(1) for _ in range(10 * repeats)]
+        crowded = [_together(int(cores)) for _ in range(10 * repeats)]
+    return int(statistics.median(alone)), int(statistics.median(crowded))
+
+
+def _together(count: int) -> float:
+    return statistics.mean(sundog.get([loop.remote() for _ in range(count)]))
 
 
 def _copies(repeats: int) -> tuple[int, int]:

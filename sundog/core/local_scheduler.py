@@ -199,9 +199,9 @@ class LocalScheduler(TaskTable):
             return
         if record.state is not _DISPATCHED:
             self._unblock(record)
-        self._size.worked()
-        self.pipelines.learn(record.function, fact.duration)
-        self.pipelines.finished(record, self._now)
+        if self._size.failures:
+            self._size.worked()
+        self.pipelines.finished(record, self._now, fact.duration)
         if fact.retryable and record.charges < record.spec.retries_max:
             self._charge(record)
             self._actions.append(Send(self._here, msg.ResultsRefused(sender, fact.results)))
@@ -238,7 +238,7 @@ class LocalScheduler(TaskTable):
         if record is None or worker is None or worker.where != sender or record.attempt != fact.attempt:
             return
         self.pipelines.revoke_pins(worker, record)
-        self.pipelines.finished(record, self._now)
+        self.pipelines.finished(record, self._now, None)
         self._again(record)
         self._settle(worker)
 

@@ -12,8 +12,8 @@ from sundog.core.references import References
 from sundog.core.task import REMOTE, Value
 
 
-class ObjectRecord(msgspec.Struct):
-    """An object that somebody holds."""
+class ObjectRecord(msgspec.Struct, gc=False):
+    """An object that somebody holds. It is in no cycle of references, so the collector need not look at a million of them."""
 
     #: None until it is sealed.
     value: Value | None = None

@@ -186,10 +186,20 @@ class Pipelines:
 
     # -- emptying --------------------------------------------------------------------------------------------------------------
 
-    def finished(self, record: TaskRecord, now: Nanos) -> None:
-        """The task left its pipeline by being run (or skipped)."""
+    def finished(self, record: TaskRecord, now: Nanos, duration: Nanos | None) -> None:
+        """The task left its pipeline by being run, for ``duration``, or without having run (None)."""
         worker = record.worker
         assert worker is not None
+        if duration is not None:
+            function = record.function
+            function.calls += 1
+            mean = function.mean
+            if mean is None:
+                function.mean = duration
+            else:
+                # One preemption must not make a function of microseconds pass for one of milliseconds.
+                bounded = 4 * mean + self._duration_slack
+                function.mean = mean + (((duration if duration < bounded else bounded) - mean) >> self._mean_shift)
         pipeline = worker.pipeline
         if pipeline[0] is record:
             pipeline.popleft()
@@ -205,19 +215,6 @@ class Pipelines:
             worker.work = 0
         else:
             worker.work -= record.estimate
-
-    def learn(self, function: FunctionRecord, duration: Nanos) -> None:
-        """A body of this function took ``duration``."""
-        function.calls += 1
-        mean = function.mean
-        if mean is None:
-            function.mean = duration
-        else:
-            # One preemption must not make a function of microseconds pass for one of milliseconds.
-            bounded = 4 * mean + self._duration_slack
-            if duration < bounded:
-                bounded = duration
-            function.mean = mean + ((bounded - mean) >> self._mean_shift)
 
     def lost(self, worker: WorkerRecord) -> None:
         """The worker is gone: nothing is behind its head, and nothing follows."""

@@ -29,7 +29,7 @@ class PoolSize:
         self._config = config
         self._pool = pool
         self._resources = resources
-        self._failures = 0
+        self.failures = 0
         #: Starting waits until then, because workers do not come up.
         self._paused_until: Nanos | None = None
 
@@ -81,19 +81,19 @@ class PoolSize:
 
     def start_failed(self, now: Nanos, reason: str) -> str | None:
         """A worker did not come up: wait, each time twice as long. Returns a warning, the first time and when it is hopeless."""
-        self._failures += 1
-        self._paused_until = now + min(_PAUSE_MAX, _FIRST_PAUSE << min(self._failures - 1, 10))
-        if self._failures == 1:
+        self.failures += 1
+        self._paused_until = now + min(_PAUSE_MAX, _FIRST_PAUSE << min(self.failures - 1, 10))
+        if self.failures == 1:
             return f"a worker process did not come up: {reason}; trying again"
-        if self._failures == _HOPELESS_AFTER:
-            return f"{self._failures} worker processes in a row did not come up: {reason}"
+        if self.failures == _HOPELESS_AFTER:
+            return f"{self.failures} worker processes in a row did not come up: {reason}"
         return None
 
     @property
     def hopeless(self) -> bool:
         """Whether so many failed in a row that what waits should fail."""
-        return self._failures >= _HOPELESS_AFTER
+        return self.failures >= _HOPELESS_AFTER
 
     def worked(self) -> None:
         """A worker ran a task: whatever was wrong is over."""
-        self._failures = 0
+        self.failures = 0

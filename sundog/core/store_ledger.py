@@ -4,8 +4,10 @@ An extent goes FREE -> WRITING (its writer owns it) -> SEALED (an object owns it
 gone *and* no grant is out (P9). Grants (pins) are given by the object manager in the step that delivers a value; holders only
 give them back.
 
-Free room is kept in address order and joined with free neighbours of its kind. *Warm* room has pages already: it is handed out
-first, because first touch of fresh shared memory runs at a tenth of the speed of warm memory (measured: 1.5 against 14 GB/s).
+Free room is kept in address order and joined with free neighbours of its kind. *Warm* room has all its pages: it is handed out
+first, because first touch of fresh shared memory runs at a tenth of the speed of warm memory (measured: 1.5 against 14 GB/s). Of
+warm room a writer gets first what it wrote last: another's pages it would have to map (3 GB/s). What was handed out cold and
+comes back unsealed may have pages or not; they go, since room taken for warm without pages would be a SIGBUS on a full machine.
 
 Invariants: extents and free stretches are disjoint and cover the arena (S9); an extent with grants is never free (S6).
 """
@@ -19,6 +21,9 @@ import msgspec
 
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, ObjectID
+
+#: So many free stretches are looked at, past the first warm one that is large enough, for one that the writer wrote.
+LOOKED_AT_MAX = 64
 
 
 class ExtentState(Enum):
@@ -52,9 +57,9 @@ class StoreLedger:
         self._warm_bytes_max = warm_bytes_max
         self._extents: dict[int, Extent] = {}
         self._by_object: dict[ObjectID, Extent] = {}
-        #: Free stretches: sorted offsets, and offset -> (size, warm).
+        #: Free stretches: sorted offsets, and offset -> (size, warm, who wrote there last, or most of it).
         self._free_offsets: list[int] = [0] if self.capacity else []
-        self._free: dict[int, tuple[int, bool]] = {0: (self.capacity, False)} if self.capacity else {}
+        self._free: dict[int, tuple[int, bool, Address | None]] = {0: (self.capacity, False, None)} if self.capacity else {}
         self.used_bytes = 0
         self._warm_free_bytes = 0
 
@@ -63,32 +68,43 @@ class StoreLedger:
     def allocate(self, size: int, writer: Address) -> Extent | None:
         """Return an extent of at least ``size`` bytes for ``writer``, warm if there is one, or None if nothing is large enough."""
         size = max(self._alignment, -(-size // self._alignment) * self._alignment)
-        chosen = None
-        for offset in self._free_offsets:
-            room, warm = self._free[offset]
-            if room >= size:
-                if warm:
-                    chosen = offset
-                    break
-                if chosen is None:
-                    chosen = offset
+        chosen = self._choose(size, writer)
         if chosen is None:
             chosen = self._join(size)
         if chosen is None:
             return None
-        room, warm = self._take_free(chosen)
+        room, warm, wrote = self._take_free(chosen)
         if room > size:
-            self._add_free(chosen + size, room - size, warm)
+            self._add_free(chosen + size, room - size, warm, wrote)
         extent = Extent(chosen, size, ExtentState.WRITING, writer, grants={}, warm=warm)
         self._extents[chosen] = extent
         self.used_bytes += size
         return extent
 
+    def _choose(self, size: int, writer: Address) -> int | None:
+        """Return the offset of the first free stretch of ``size``: warm and written by ``writer``, else warm, else cold."""
+        cold = warmed = None
+        looked_at = 0
+        for offset in self._free_offsets:
+            room, warm, wrote = self._free[offset]
+            if room >= size:
+                if not warm:
+                    cold = offset if cold is None else cold
+                elif wrote == writer:
+                    return offset
+                elif warmed is None:
+                    warmed = offset
+            if warmed is not None:
+                looked_at += 1
+                if looked_at > LOOKED_AT_MAX:
+                    break
+        return cold if warmed is None else warmed
+
     def _join(self, size: int) -> int | None:
         """Join neighbours of both kinds into one cold stretch of at least ``size``, if there are such; return its offset."""
         start, total = -1, 0
         for offset in self._free_offsets:
-            room, _ = self._free[offset]
+            room = self._free[offset][0]
             start, total = (start, total + room) if start + total == offset and start >= 0 else (offset, room)
             if total >= size:
                 self._join_run(start, total)
@@ -98,35 +114,40 @@ class StoreLedger:
     def _join_run(self, start: int, total: int) -> None:
         for offset in [o for o in self._free_offsets if start <= o < start + total]:
             self._take_free(offset)
-        self._insert_free(start, total, False)
+        self._insert_free(start, total, False, None)
 
-    def _take_free(self, offset: int) -> tuple[int, bool]:
-        size, warm = self._free.pop(offset)
+    def _take_free(self, offset: int) -> tuple[int, bool, Address | None]:
+        size, warm, wrote = self._free.pop(offset)
         del self._free_offsets[bisect_left(self._free_offsets, offset)]
         if warm:
             self._warm_free_bytes -= size
-        return size, warm
+        return size, warm, wrote
 
-    def _insert_free(self, offset: int, size: int, warm: bool) -> None:
+    def _insert_free(self, offset: int, size: int, warm: bool, wrote: Address | None) -> None:
         insort(self._free_offsets, offset)
-        self._free[offset] = (size, warm)
+        self._free[offset] = (size, warm, wrote)
         if warm:
             self._warm_free_bytes += size
 
-    def _add_free(self, offset: int, size: int, warm: bool) -> None:
-        """Add a free stretch, joined with neighbours of its kind."""
+    def _add_free(self, offset: int, size: int, warm: bool, wrote: Address | None) -> None:
+        """Add a free stretch, joined with neighbours of its kind; the joined one is the largest's writer's."""
+        largest = size
         after = self._free.get(offset + size)
         if after is not None and after[1] == warm:
             self._take_free(offset + size)
             size += after[0]
+            if after[0] > largest:
+                largest, wrote = after[0], after[2]
         index = bisect_left(self._free_offsets, offset)
         if index:
             before = self._free_offsets[index - 1]
-            before_size, before_warm = self._free[before]
+            before_size, before_warm, before_wrote = self._free[before]
             if before + before_size == offset and before_warm == warm:
                 self._take_free(before)
                 offset, size = before, size + before_size
-        self._insert_free(offset, size, warm)
+                if before_size > largest:
+                    wrote = before_wrote
+        self._insert_free(offset, size, warm, wrote)
 
     # -- an extent's life ------------------------------
 
@@ -140,12 +161,11 @@ class StoreLedger:
         return True
 
     def abandon(self, offset: int, writer: Address, *, written: bool) -> list[tuple[int, int]]:
-        """The writer gives an unsealed extent back; ``written``: its pages may exist. Returns stretches to release."""
+        """The writer gives an unsealed extent back; ``written``: pages of it may exist. Returns stretches to release."""
         extent = self._extents.get(offset)
         if extent is None or extent.state is not ExtentState.WRITING or extent.writer != writer:
             return []
-        extent.warm = extent.warm or written
-        return self._release(extent)
+        return self._release(extent, partly=written)
 
     def free(self, object_id: ObjectID) -> list[tuple[int, int]]:
         """The object is gone. Returns (offset, size) stretches whose pages should go back to the system."""
@@ -157,14 +177,15 @@ class StoreLedger:
             return []
         return self._release(extent)
 
-    def _release(self, extent: Extent) -> list[tuple[int, int]]:
+    def _release(self, extent: Extent, partly: bool = False) -> list[tuple[int, int]]:
+        """Free the extent. ``partly``: one that is not warm may have pages all the same."""
         del self._extents[extent.offset]
         if extent.object_id is not None:
             del self._by_object[extent.object_id]
         self.used_bytes -= extent.size
         keep = extent.warm and self._warm_free_bytes + extent.size <= self._warm_bytes_max
-        self._add_free(extent.offset, extent.size, keep)
-        return [(extent.offset, extent.size)] if extent.warm and not keep else []
+        self._add_free(extent.offset, extent.size, keep, extent.writer if keep else None)
+        return [(extent.offset, extent.size)] if (extent.warm or partly) and not keep else []
 
     # -- grants ------------------------------
 
@@ -193,8 +214,7 @@ class StoreLedger:
         release: list[tuple[int, int]] = []
         for extent in list(self._extents.values()):
             if extent.state is ExtentState.WRITING and extent.writer == process:
-                extent.warm = True
-                release += self._release(extent)
+                release += self._release(extent, partly=True)
             elif extent.grants.pop(process, None) and extent.state is ExtentState.ORPHANED and not extent.grants:
                 release += self._release(extent)
         return release
@@ -217,7 +237,7 @@ class StoreLedger:
     def check_invariants(self) -> None:
         """Raise InvariantViolation unless extents and free room are disjoint and cover the arena."""
         pieces = [(e.offset, e.size) for e in self._extents.values()]
-        pieces += [(offset, size) for offset, (size, _) in self._free.items()]
+        pieces += [(offset, size) for offset, (size, *_) in self._free.items()]
         at = 0
         for offset, size in sorted(pieces):
             if offset != at or size <= 0:
@@ -229,7 +249,7 @@ class StoreLedger:
             raise InvariantViolation("free offsets and free stretches differ")
         if self.used_bytes != sum(e.size for e in self._extents.values()):
             raise InvariantViolation("used_bytes is wrong")
-        if self._warm_free_bytes != sum(size for size, warm in self._free.values() if warm):
+        if self._warm_free_bytes != sum(size for size, warm, _ in self._free.values() if warm):
             raise InvariantViolation("warm_free_bytes is wrong")
         for extent in self._extents.values():
             if extent.state is ExtentState.ORPHANED and not extent.grants:

@@ -268,7 +268,7 @@ def test_the_death_of_a_process_ends_its_holds_grants_writes_and_questions() -> 
     manager.hear((AT_DRIVER, submitted(1)), (W2, msg.ObjectPut(Y, inline("y"))), (W2, msg.HoldsTaken((X, returned(1)))))
     manager.hear((W2, msg.ObjectsWanted((X,), True)), (W2, msg.ObjectsWanted((returned(1),), True)))
     manager.hear((W2, msg.ObjectsWanted((returned(1),), False)), (W2, msg.ExtentWanted(1, 1000)))
-    assert manager.hear((LOOP, ev.WorkerLost(ProcessID(2), 1, 0, -9))) == []
+    assert manager.hear((LOOP, ev.WorkerLost(ProcessID(2), 1, 0, -9))) == [ReleasePages(64, 64)]  # half written, perhaps
     assert (list(manager.machine.objects), manager.offsets()) == ([X, returned(1)], [value.offset])
     assert manager.hear(retired(1)) == []
     manager.hear((AT_DRIVER, msg.HoldsReleased((X,))))

@@ -6,7 +6,7 @@ import pytest
 
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address
-from sundog.core.store_ledger import Extent, ExtentState, StoreLedger
+from sundog.core.store_ledger import LOOKED_AT_MAX, Extent, ExtentState, StoreLedger
 from tests.support.builders import AT_DRIVER, put_id, worker_at
 
 W2, W3 = worker_at(2), worker_at(3)
@@ -131,11 +131,63 @@ def test_a_writer_can_give_an_unsealed_extent_back_and_nobody_else() -> None:
     store.abandon(extent.offset, W2, written=False)
     assert places(store) == []
     assert not taken(store, 64).warm
-    store.abandon(0, W2, written=True)
-    assert taken(store, 64).warm, "what was written has pages"
+    assert store.abandon(0, W2, written=True) == [(0, 64)], "half of its pages are worse than none: the next writer would not ask"
+    assert not taken(store, 64).warm
     store.seal(0, put_id(1), W2)
     assert store.abandon(0, W2, written=True) == []
     assert places(store) == [(0, 64, "sealed")], "a sealed extent is the object's"
+
+
+def test_a_warm_extent_that_comes_back_unsealed_stays_warm() -> None:
+    store = ledger()
+    sealed(store, 64, 1)
+    store.free(put_id(1))
+    assert taken(store, 64).warm
+    assert store.abandon(0, W2, written=True) == []
+    assert taken(store, 64).warm
+    assert store.process_lost(W2) == []
+    assert taken(store, 64).warm
+
+
+def test_what_a_dead_process_was_writing_goes_back_to_the_system() -> None:
+    store = ledger()
+    taken(store, 128)
+    assert store.process_lost(W2) == [(0, 128)]
+    assert not taken(store, 128).warm
+
+
+def test_a_writer_gets_first_what_it_wrote_last() -> None:
+    store = ledger()
+    for number, writer in ((1, W2), (2, AT_DRIVER), (3, W3), (4, AT_DRIVER), (5, W2)):
+        assert store.seal(taken(store, 128, writer).offset, put_id(number), writer)
+    for number in (1, 3, 5):
+        store.free(put_id(number))
+    assert taken(store, 64, W3).offset == 256
+    assert taken(store, 128, W2).offset == 0
+    assert taken(store, 128, W3).offset == 512, "another's warm room is better than cold room"
+    assert taken(store, 64, AT_DRIVER).offset == 320
+    assert not taken(store, 64, AT_DRIVER).warm
+
+
+def test_joined_room_is_that_of_who_wrote_most_of_it() -> None:
+    store = ledger(448)
+    for number, (size, writer) in enumerate([(64, W3), (128, W2), (64, AT_DRIVER), (192, W3)]):
+        assert store.seal(taken(store, size, writer).offset, put_id(number), writer)
+    for number in (0, 1, 3):
+        store.free(put_id(number))
+    assert taken(store, 64, W3).offset == 256
+    assert taken(store, 64, W2).offset == 0
+
+
+def test_the_search_for_ones_own_room_is_bounded() -> None:
+    count = 4 * LOOKED_AT_MAX
+    store = ledger(2 * 64 * count, 2 * 64 * count)
+    for number in range(2 * count):
+        writer = W2 if number == 2 * (count - 1) else W3
+        assert store.seal(taken(store, 64, writer).offset, put_id(number), writer)
+    for number in range(0, 2 * count, 2):
+        store.free(put_id(number))
+    assert taken(store, 64, W2).offset == 0
 
 
 def test_a_dead_process_loses_its_grants_and_unsealed_extents_and_nothing_else() -> None:

@@ -72,7 +72,6 @@ class Ledger(RuleBasedStateMachine):
         self.paint += 1
         for unit in self._units(extent.offset, count):
             self.painted[unit] = self.paint
-            self.pages.add(unit)
         self.writing[extent.offset] = (writer, count, self.paint)
         return extent.offset
 
@@ -84,6 +83,7 @@ class Ledger(RuleBasedStateMachine):
         assert self.ledger.seal(offset, object_id, writer) is mine
         if mine:
             _, count, paint = self.writing.pop(offset)
+            self.pages |= set(self._units(offset, count))
             self.sealed[object_id] = (offset, count, paint)
             self.grants[object_id] = {}
         return object_id
@@ -94,8 +94,14 @@ class Ledger(RuleBasedStateMachine):
         stretches = self.ledger.abandon(offset, writer, written=written)
         assert mine or not stretches
         if mine:
-            del self.writing[offset]
+            _, count, _ = self.writing.pop(offset)
+            if written:
+                self._half_written(offset, count)
         self._released(stretches)
+
+    def _half_written(self, offset: int, count: int) -> None:
+        """The writer came no further than half of it: a unit without a page must not be taken for warm."""
+        self.pages |= set(self._units(offset, count // 2))
 
     @rule(object_id=objects, process=processes)
     def grant(self, object_id: ObjectID, process: Address) -> None:
@@ -134,7 +140,8 @@ class Ledger(RuleBasedStateMachine):
     def process_lost(self, process: Address) -> None:
         stretches = self.ledger.process_lost(process)
         for offset in [o for o, (writer, *_) in self.writing.items() if writer == process]:
-            del self.writing[offset]
+            _, count, _ = self.writing.pop(offset)
+            self._half_written(offset, count)
         for object_id, grants in list(self.grants.items()):
             grants.pop(process, None)
             if object_id in self.gone and not grants:

@@ -25,7 +25,7 @@ def test_times() -> None:
     assert FREE.node_time(100, 100) == 0
 
 
-@pytest.mark.parametrize("settings", [{"node_turn": -1}, {"copy_bytes_per_second": 0}])
+@pytest.mark.parametrize("settings", [{"node_turn": -1}, {"copy_bytes_per_second": 0}, {"crowded_permille": 1001}])
 def test_costs_that_make_no_sense(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"profile: {next(iter(settings))}="):
         Profile(**settings)  # type: ignore[arg-type]
@@ -74,7 +74,8 @@ def measurements(**changes: int) -> Measurements:
     known = Measurements(
         round_trip=200 * MICROSECOND, task_driver=6000, task_node=12_000, task_workers=5000, submit=4000, put_node=3000,
         lone_task_driver=26_000, lone_task_node=36_000, lone_task_workers=20_000, spread_task_driver=14_000,
-        worker_start=5 * MILLISECOND, carried=10**9, serialized=4 * 10**8, copied=12 * 10**9, copied_fresh=10**9,
+        worker_start=5 * MILLISECOND, alone=10**6, crowded=10**6,
+        carried=10**9, serialized=4 * 10**8, copied=12 * 10**9, copied_fresh=10**9,
     )  # fmt: skip
     return msgspec.structs.replace(known, **changes)
 
@@ -92,6 +93,13 @@ def test_what_lies_beside_a_round_trip_does_not_lengthen_it() -> None:
     late = fit(measurements(lone_task_node=136_000))  # a turn is 59 us: that at the end of one task runs into the next one
     assert abs(round_trip(late) - 200 * MICROSECOND) < 10
     assert late.network.local_latency < fit(measurements()).network.local_latency
+
+
+def test_costs_among_many_are_those_of_one_core_alone() -> None:
+    profile = fit(measurements(alone=700_000, crowded=1_000_000), cores=2)
+    assert profile.crowded_permille == 700
+    assert (profile.worker_task, profile.node_message) == (3500, 2100)
+    assert fit(measurements(alone=10**6, crowded=9 * 10**5)).crowded_permille == 1000
 
 
 def test_a_fit_of_noise_has_no_negative_costs() -> None:

@@ -223,6 +223,18 @@ def test_cores_are_shared_evenly() -> None:
     assert {name: when - 10_000 for name, when in ended.items() if name in "def"} == {"e": 1100, "f": 1100}
 
 
+def test_cores_that_are_hardware_threads_slow_each_other_down() -> None:
+    ended: list[Nanos] = []
+    for together, span in ((1, 600), (2, 800), (3, 1200), (6, 2400)):  # speeds 1, 3/4, 1/2, 1/4
+        loop = Loop(Costs())
+        cores = Cores(loop, 3, crowded=500)
+        for _ in range(together):
+            cores.compute(600, lambda _: ended.append(loop.now))  # noqa: B023
+        loop.environment.run(until=10_000)
+        assert ended == [span] * together
+        ended.clear()
+
+
 def test_a_free_profile_is_no_profile(simulate: Simulate) -> None:
     def digest(**settings: Any) -> tuple[str, Nanos]:
         simulate(**settings)

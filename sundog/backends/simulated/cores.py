@@ -2,7 +2,8 @@
 
 Processor sharing: with k processes computing on c cores each gets a share of min(1, c / k) of a core, whatever came first. That
 is what a fair scheduler of an operating system gives, looked at from far enough; that a process that has slept goes first is not
-modelled. With c = 0 every process has a core of its own.
+modelled. With c = 0 every process has a core of its own. Where cores are hardware threads that share what they compute with, each
+is slower the more of them compute: evenly from the first one to the last.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.sim_loop import Loop
     from sundog.backends.simulated.strand import Strand
 
-#: Service is counted in these parts of a nanosecond. It is rounded down, and who lacks less than half of one has had enough.
-_PARTS = 1 << 10
-_ENOUGH = _PARTS // 2
+#: Service is counted in these parts of a nanosecond. It is rounded down, and who lacks only so few of them has had enough.
+_PARTS = 1 << 16
+_ENOUGH = 1 << 6
+#: Speeds are in thousandths.
+_WHOLE = 1000
 
 
 class Cores:
-    """``count`` cores; see the module. A process computes one thing at a time: whoever calls sees to that."""
+    """``count`` cores, each of ``crowded`` thousandths of its speed while all of them compute; see the module.
 
-    def __init__(self, loop: Loop, count: int) -> None:
+    A process computes one thing at a time: whoever calls sees to that.
+    """
+
+    def __init__(self, loop: Loop, count: int, crowded: int = _WHOLE) -> None:
         self.count = count
+        self._crowded = crowded
         self._loop = loop
         #: What each of those that compute has received since the beginning, had it always been there; up to ``_at``.
         self._served = 0
@@ -93,14 +100,21 @@ class Cores:
         now = self._loop.now
         parts = (now - self._at) * _PARTS
         self._at = now
-        self._served += parts if together <= self.count else parts * self.count // together
+        share, of = self._speed(together)
+        self._served += parts * share // of
+
+    def _speed(self, together: int) -> tuple[int, int]:
+        """Return how much of a core alone each of ``together`` processes has, as a fraction."""
+        if together > self.count:
+            return self.count * self._crowded, together * _WHOLE
+        if together <= 1 or self._crowded == _WHOLE:
+            return 1, 1
+        return _WHOLE - (_WHOLE - self._crowded) * (together - 1) // (self.count - 1), _WHOLE
 
     def _takes(self, parts: int, together: int) -> Nanos:
         """Return how long one of ``together`` processes takes to receive ``parts``."""
-        parts = max(0, parts - _ENOUGH)
-        if together <= self.count:
-            return -(-parts // _PARTS)
-        return -(-parts * together // (_PARTS * self.count))
+        share, of = self._speed(together)
+        return -(-max(0, parts - _ENOUGH) * of // (_PARTS * share))
 
     def _look_later(self) -> None:
         when = self._loop.now + self._takes(self._computing[0][0] - self._served, len(self._computing))

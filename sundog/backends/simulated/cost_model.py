@@ -69,6 +69,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     #: How many cores the processes of a node share; 0: each has one of its own.
     cores: int = 0
+    #: How fast a core is while all of them compute, in thousandths of one alone: hardware threads share what they compute with.
+    crowded_permille: int = 1000
 
     #: Between processes and nodes; ``network.local_latency`` is measured, the rest is what a data centre has.
     network: NetworkModel = NetworkModel()
@@ -78,6 +80,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             value = getattr(self, name)
             if isinstance(value, int) and (value < 0 or (value == 0 and name.endswith("_per_second"))):
                 raise ValueError(f"profile: {name}={value} must be {'positive' if name.endswith('_per_second') else 'at least 0'}")
+        if not 0 < self.crowded_permille <= 1000:
+            raise ValueError(f"profile: crowded_permille={self.crowded_permille} must be from 1 to 1000")
 
     def node_time(self, messages: int, decisions: int) -> Nanos:
         """Return how long a node's turn takes that hears ``messages`` and makes ``decisions``."""

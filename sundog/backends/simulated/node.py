@@ -145,7 +145,7 @@ class Node(Process):
         #: What turns cost; None: nothing.
         self.profile = cluster.profile
         #: What its processes compute on; None: nothing takes time.
-        self.cores = None if self.profile is None else Cores(cluster.loop, self.profile.cores)
+        self.cores = None if self.profile is None else Cores(cluster.loop, self.profile.cores, self.profile.crowded_permille)
         #: What the turn under way will do at its end: a node does one thing at a time.
         self._acting: Sequence[Action] | None = None
         self._cluster = cluster

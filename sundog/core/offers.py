@@ -16,12 +16,14 @@ from sundog.core.config import Config
 from sundog.core.resources import ResourceSet, Shape
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
-from sundog.core.units import Nanos
+from sundog.core.units import MICROSECOND, Nanos
 from sundog.core.worker_pool import WorkerPool
 
 _READY = TaskState.READY
 #: Queues whose functions are known are looked at again by themselves after so many times ``offer_after``.
 _RARELY = 8
+#: and never sooner than this, however soon tasks are to be offered.
+_LOOK_MIN: Nanos = 100 * MICROSECOND
 
 
 class _Queue:
@@ -78,7 +80,7 @@ class Offers:
             chosen += reversed(gone)
             if queue.own:
                 known = queue.own[-1].function.mean is not None
-                again = now + self._config.offer_after * (_RARELY if known else 1)
+                again = now + max(_LOOK_MIN, self._config.offer_after * (_RARELY if known else 1))
                 self.again_at = again if self.again_at is None else min(self.again_at, again)
         return chosen
 

@@ -58,6 +58,8 @@ class Worker(ClientProcess):
         #: What the running task takes beyond what its body waits for.
         self._duration: Nanos = 0
         self._computing = False
+        #: How the body ended, while its duration passes.
+        self._outcome: Outcome | None = None
         self._work_due = False
         self._stopping = False
         #: The declared duration that passes on the node's cores, for ``Cores.stop``.
@@ -150,11 +152,12 @@ class Worker(ClientProcess):
         if not duration:
             self._report(run, outcome, began)
             return
+        self._outcome = outcome
         self._computes(True)
         if self.node.cores is None:
-            loop.call_at(loop.now + duration, lambda _: self._report_late(run, outcome, began))
+            loop.call_at(loop.now + duration, lambda _: self._report_late(run, began))
         else:
-            self._computation = self.node.cores.compute(duration, lambda _: self._report_late(run, outcome, began))
+            self._computation = self.node.cores.compute(duration, lambda _: self._report_late(run, began))
 
     def _computes(self, whether: bool) -> None:
         """A duration passes, or does so no more."""
@@ -186,11 +189,13 @@ class Worker(ClientProcess):
             return None
         return outcome
 
-    def _report_late(self, run: msg.RunTask, outcome: Outcome, began: Nanos) -> None:
+    def _report_late(self, run: msg.RunTask, began: Nanos) -> None:
         self._computation = None
         self._computes(False)
-        if not self.dead and self.run is run:
+        outcome, self._outcome = self._outcome, None
+        if not self.dead and self.run is run and outcome is not None:
             self._report(run, outcome, began)
+            del outcome  # what dies with it is told with what follows
             self._work()
 
     def _report(self, run: msg.RunTask, outcome: Outcome, began: Nanos) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from sundog.backends.arguments import unpack_arguments
 from sundog.backends.exceptions import FunctionMissingError, SerializationError, TaskError
 from sundog.backends.pickling import ATOMS, PROTOCOL
-from sundog.backends.serialization import ERROR, PICKLE, ErrorReport, Packed, dumps, loads, pack, unpack
+from sundog.backends.serialization import ERROR, PICKLE, ErrorReport, dumps, loads, pack, unpack
 from sundog.core.ids import ObjectID
 from sundog.core.messages import FunctionDelivered, Result, RunTask
 from sundog.core.task import Failure, FailureKind, TaskSpec, Value, arguments_id
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Longer remote tracebacks lose their middle, in characters.
 _TRACEBACK_MAX = 20_000
+#: Errors travel inline, since tasks that fail by one return the same value. Of larger ones only text.
+ERROR_BYTES_MAX = 1 << 20
 
 
 class Outcome(NamedTuple):
@@ -186,13 +188,8 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
     node = getattr(session.port, "node_number", 0)
     report = ErrorReport(spec.name, summary, text, pid, pickled, node)
     data = msgspec.msgpack.encode(report)
-    if len(data) > session.port.config.inline_bytes_max:
-        try:
-            stored = session.store(Packed(ERROR, (data,), len(data)))
-            value = Value(stored.size, ERROR, b"", stored.offset, error=True)
-            return (Result(value, contained),)
-        except Exception:  # no room: the text will have to do
-            data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], pid, node=node)), ()
+    if len(data) > ERROR_BYTES_MAX:  # the text will have to do
+        data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], pid, node=node)), ()
     return (Result(Value(len(data), ERROR, data, error=True), contained),)
 
 

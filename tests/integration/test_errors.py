@@ -26,6 +26,22 @@ def divide(a, b):
     return a / b
 
 
+@sundog.remote(max_retries=0)
+def fails_at_length(size):
+    raise LookupError("x" * size)
+
+
+@shared
+def test_a_large_error_passes_through_what_needs_it() -> None:
+    failed = fails_at_length.remote(300_000)
+    for one in (failed, add.remote(failed, 1), add.remote(add.remote(1, failed), 2)):
+        with pytest.raises(LookupError) as caught:
+            sundog.get(one)
+        assert len(caught.value.args[0]) == 300_000
+    with pytest.raises(sundog.TaskError, match="LookupError"):
+        sundog.get(add.remote(fails_at_length.remote(3_000_000), 1))
+
+
 @sundog.remote
 def add(a, b):
     return a + b

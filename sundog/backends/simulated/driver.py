@@ -7,6 +7,7 @@ Other threads of the driver may call, too: the simulation goes on for them while
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import itertools
 import os
@@ -287,7 +288,8 @@ class Driver(ClientProcess):
                 for node in self.cluster.all_nodes():
                     node.dead = True
                     for strand in node.suspended():
-                        strand.throw(WorkerKilled("the session has ended"))
+                        with contextlib.suppress(WorkerKilled):  # a body that could not even be packed
+                            strand.throw(WorkerKilled("the session has ended"))
                 loop.unwind()
         finally:
             loop.running = self._main

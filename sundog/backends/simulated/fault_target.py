@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.cluster import Cluster
     from sundog.backends.simulated.node import Node
 
-_FILLER = ProcessID((1 << 32) - 2)
+FILLER = ProcessID((1 << 32) - 2)
 _HEAD = NodeID(0)
 
 
@@ -56,7 +56,7 @@ class _Filler:
     """Occupies room in the store of one node."""
 
     def __init__(self, cluster: Cluster, node: Node) -> None:
-        self._where = address(node.number, _FILLER)
+        self._where = address(node.number, FILLER)
         self._node = node
         self._wanted = 0
         self._offsets: list[int] = []

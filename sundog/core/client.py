@@ -225,8 +225,7 @@ class Client:
             object_ids=fact.object_ids, missing=missing, missing_allowed=0, deadline=fact.deadline,
             task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
-        number = fact.request
-        self._requests[number] = request
+        self._requests[number := fact.request] = request
         delivering, wanted = self._delivering, self._wanted
         for object_id in missing:  # as in _subscribe
             waiting = delivering.get(object_id)
@@ -323,9 +322,10 @@ class Client:
                     known.values.setdefault(object_id, None)
                 self._tell_waits(object_id)
                 continue
+            watched = object_id in self._watching
             if object_id in references:
-                known.remember(object_id, value)
-            if object_id in self._watching:
+                known.remember(object_id, value, watched)
+            if watched:
                 self._tell_waits(object_id)
             if value.offset < 0:
                 for number in self._delivering.pop(object_id, ()):

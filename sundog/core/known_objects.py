@@ -73,8 +73,7 @@ class KnownObjects:
         self.values.pop(object_id, None)
         if self.kept:
             self.kept.pop(object_id, None)
-        size = self._young.pop(object_id, None)
-        if size is not None:
+        if (size := self._young.pop(object_id, None)) is not None:
             self._young_bytes -= max(size, ~size) + ENTRY_BYTES
         elif self._old:
             self._old.pop(object_id, None)

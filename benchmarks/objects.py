@@ -21,6 +21,11 @@ def make(size: int) -> Any:
 
 
 @sundog.remote
+def same(value: Any) -> Any:
+    return value
+
+
+@sundog.remote
 def first(array: Any) -> float:
     return float(array[0])
 
@@ -39,6 +44,26 @@ def small() -> list[Row]:
         batch = kept[:count]
         get = rate(lambda: [sundog.get(one) for one in batch], count)
     return [at_least("put of 1 kB", 20_000, put, "/s"), at_least("get of 1 kB, one by one", 50_000, get, "/s")]
+
+
+def results() -> list[Row]:
+    """The results of 10,000 tasks: all in one call, once and again, and one by one."""
+    count = 10_000
+    once: list[float] = []
+    single: list[float] = []
+    with sundog.init(num_workers=2):
+        for times, work in [(once, sundog.get), (single, lambda ids: [sundog.get(one) for one in ids])] * 4:
+            ids = [same.remote(number) for number in range(count)]
+            sundog.wait([same.options(priority=-1).remote(0)])  # after all others
+            with quiet_gc():
+                times.append(seconds(lambda work=work, ids=ids: work(ids)))  # type: ignore[misc]
+        sundog.wait(ids, num_returns=count)
+        again = rate(lambda: sundog.get(ids), count)
+    figures = [count / statistics.median(times[1:]) for times in (once, single)]
+    return [
+        info("get of 10,000 results, in a list; after wait", f"{figures[0]:,.0f} /s; {again:,.0f} /s"),
+        info("the same, one by one", f"{figures[1]:,.0f} /s"),
+    ]
 
 
 def returned() -> list[Row]:
@@ -82,4 +107,4 @@ def large() -> list[Row]:
 
 def measure() -> list[Row]:
     """The rows of the table."""
-    return small() + returned() + large()
+    return small() + results() + returned() + large()

@@ -31,7 +31,7 @@ MODULES = (
     "core",
 )
 #: Run only when named.
-MORE = ("control_store", "prediction")
+MORE = ("control_store", "prediction", "simulated_network", "simulated_tasks")
 TIMEOUT = 300.0
 
 

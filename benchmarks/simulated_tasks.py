@@ -3,8 +3,8 @@
 Every node has 4 CPUs, submits its own tasks at random times and hands to the global scheduler what would wait too long, which is
 about every third; heartbeats are on. Nothing costs virtual time but bodies.
 
-``python -m benchmarks.simulated_tasks`` prints the table; ``--million`` runs 1,000,000 tasks on 1,000 nodes once, with the memory that
-it took; ``--profile NODES`` where the time goes.
+``python -m benchmarks.simulated_tasks`` prints the table; ``--million`` runs 1,000,000 tasks on 1,000 nodes once, with the
+memory that it took; ``--profile NODES`` where the time goes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def measure(count: int = 20_000) -> list[Row]:
         gc.collect()
         rates[nodes], made = run(nodes, count)
         measures = made.measures
-        what = f"simulated task lives, {nodes} nodes ({raw / rates[nodes]:.0f} raw events each; {measures.events / count:.1f} real ones)"
+        raws, events, steps = raw / rates[nodes], measures.events / count, measures.steps / count
+        what = f"simulated task lives, {nodes} nodes ({raws:.0f} raw events each; {events:.1f} events, {steps:.1f} steps)"
         rows.append(at_least(what, raw / EVENTS_A_LIFE, rates[nodes], "/s"))
     rows.append(at_most("cost of a life on 1,000 nodes over that on 10", 1.5, rates[10] / rates[1000], "", ".2f"))
     return rows

@@ -39,7 +39,7 @@ from sundog.backends.exceptions import (
 from sundog.backends.object_ref import ObjectID, ObjectRef
 
 if TYPE_CHECKING:
-    from sundog.backends.simulated import workloads
+    from sundog import workloads
 
 __version__ = "0.1.0"
 
@@ -86,5 +86,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load what only simulations need when it is first asked for."""
     if name == "workloads":
-        return import_module("sundog.backends.simulated.workloads")
+        return import_module("sundog.workloads")
     raise AttributeError(f"module 'sundog' has no attribute {name!r}")

@@ -53,9 +53,10 @@ def get(ids: Any, *, timeout: float | None = None) -> Any:
     if type(ids) is session.id_class:
         return session.get_one(ids, timeout)
     if isinstance(ids, (list, tuple)):
-        for place, object_id in enumerate(ids):
-            if type(object_id) is not session.id_class:
-                _refuse(session, object_id, f"get: element {place} is")
+        if [*map(type, ids)].count(session.id_class) != len(ids):
+            for place, object_id in enumerate(ids):
+                if type(object_id) is not session.id_class:
+                    _refuse(session, object_id, f"get: element {place} is")
         values = session.get_many(ids, timeout)
         if isinstance(ids, list):
             return values
@@ -82,7 +83,7 @@ def wait(
         raise TypeError(f"wait takes a list of ObjectIDs: wait([{ids!r}])")
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"wait takes a list of ObjectIDs, not a {type(ids).__name__}")
-    if {*map(type, ids)} - {session.id_class}:
+    if [*map(type, ids)].count(session.id_class) != len(ids):
         for place, object_id in enumerate(ids):
             if type(object_id) is not session.id_class:
                 _refuse(session, object_id, f"wait: element {place} is")

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.cluster_model import NodeModel
     from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.simulated.experiment.report import Report
+    from sundog.backends.simulated.faults import Schedule
     from sundog.backends.simulated.network_model import NetworkModel
     from sundog.backends.simulated.workloads.workload import Workload
     from sundog.core.placement import PlacementPolicy
@@ -24,6 +25,7 @@ def simulate(
     num_cpus: float = 1,
     profile: str | os.PathLike[str] | Profile = "default",
     network: NetworkModel | None = None,
+    faults: str | Schedule | None = None,
     settings: Mapping[str, Any] | None = None,
     digest: bool = False,
     check_invariants: bool = False,
@@ -44,6 +46,9 @@ def simulate(
     bandwidth is as good as endless), the path of a profile that ``python -m sundog calibrate`` wrote, or a ``Profile``.
     ``network``: takes the place of the profile's. ``settings``: fields of ``sundog.core.config.Config`` by name.
 
+    ``faults``: a text such as ``"kill node 2 at 1 s"``, ``"swarm"`` (drawn from the seed), or a ``Schedule``; times count from the
+    beginning of the run.
+
     ``digest``: compute the SHA-256 of the log of all decisions (slower). ``check_invariants``: after every step of a node; slow.
     ``progress``: a line on stderr now and then; default: if that is a terminal and the run takes long.
 
@@ -53,6 +58,6 @@ def simulate(
     from sundog.backends.simulated.experiment import start
 
     return start.run(
-        workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, settings=settings,
-        digest=digest, check_invariants=check_invariants, progress=progress,
+        workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, faults=faults,
+        settings=settings, digest=digest, check_invariants=check_invariants, progress=progress,
     )  # fmt: skip

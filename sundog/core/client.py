@@ -37,7 +37,7 @@ from sundog.core.errors import InvariantViolation
 from sundog.core.ids import FIRST_RETURN, Address, ObjectID, return_ids
 from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Event, Fact
-from sundog.core.readahead import Readahead
+from sundog.core.readahead import AHEAD_MIN, Readahead
 from sundog.core.request import Request
 from sundog.core.task import Failure, FailureKind, Value
 from sundog.core.units import Nanos, seconds
@@ -218,15 +218,14 @@ class Client:
             return
         missing = dict.fromkeys(fact.object_ids)
         known = self.known.values
-        values = {o: value for o in missing if (value := known.get(o)) is not None}
+        values = {o: value for o in missing if (value := known.get(o)) is not None} if known else {}
         for object_id in values:
             del missing[object_id]
         request = Request(
             object_ids=fact.object_ids, missing=missing, missing_allowed=0, deadline=fact.deadline,
             task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
-        number = fact.request
-        self._requests[number] = request
+        self._requests[number := fact.request] = request
         delivering, wanted = self._delivering, self._wanted
         for object_id in missing:  # as in _subscribe
             waiting = delivering.get(object_id)
@@ -235,7 +234,7 @@ class Client:
                 wanted.append(object_id)
             else:
                 waiting.append(number)
-        if len(missing) == 1 and len(fact.object_ids) == 1 and object_id not in self._watching:
+        if len(missing) == 1 and len(self.references) > AHEAD_MIN and len(fact.object_ids) == 1 and object_id not in self._watching:
             self._watch([o for o in self._readahead.after(object_id, self.references) if known.get(o) is None])
         self._begin_waiting(fact.request, request)
 
@@ -323,9 +322,10 @@ class Client:
                     known.values.setdefault(object_id, None)
                 self._tell_waits(object_id)
                 continue
+            watched = object_id in self._watching
             if object_id in references:
-                known.remember(object_id, value)
-            if object_id in self._watching:
+                known.remember(object_id, value, watched)
+            if watched:
                 self._tell_waits(object_id)
             if value.offset < 0:
                 for number in self._delivering.pop(object_id, ()):

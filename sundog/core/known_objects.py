@@ -13,8 +13,8 @@ from sundog.core.errors import InvariantViolation
 from sundog.core.ids import ObjectID
 from sundog.core.task import Value
 
-#: What a remembered value costs besides its bytes: the Value, its place in two tables, what an allocator adds.
-ENTRY_BYTES = 200
+#: What a remembered value costs besides its bytes: an ID, the Value, places in two tables, what an allocator adds.
+ENTRY_BYTES = 280
 
 
 class KnownObjects:
@@ -30,6 +30,7 @@ class KnownObjects:
         #: What the session keeps with an ID as long as that is referenced. Opaque here.
         self.kept: dict[ObjectID, object] = {}
         #: Whose values are remembered, in two generations: when the young cost half of what all may, the old are let go, at once.
+        #: The size in bytes; its complement if somebody waits.
         self._young: dict[ObjectID, int] = {}
         self._old: dict[ObjectID, int] = {}
         self._young_bytes = 0
@@ -38,25 +39,32 @@ class KnownObjects:
         """Tell whether ``value`` is of the kind that is remembered: a small one, and no error (that must be heard by the node)."""
         return value.offset == -1 and not value.error and value.size <= self._value_bytes_max
 
-    def remember(self, object_id: ObjectID, value: Value) -> None:
-        """``object_id`` is ready and has this value, which is remembered if it is worth that."""
+    def remember(self, object_id: ObjectID, value: Value, waited_for: bool = False) -> None:
+        """``object_id`` is ready and has this value, which is remembered if it is worth that.
+
+        ``waited_for``: somebody waits for objects of which this is one, so that it is ready stays known when its value is let go.
+        Of what was only got nothing stays then: an entry for each finished task would be half of what its reference costs.
+        """
         values = self.values
         size = value.size
         if value.offset != -1 or size > self._value_bytes_max or value.error:  # as in worth_remembering
             values.setdefault(object_id, None)
             return
-        values[object_id] = value
         young = self._young
         if object_id not in young and object_id not in self._old:
-            young[object_id] = size
+            young[object_id] = ~size if waited_for or values.get(object_id, 0) is None else size
             self._young_bytes += size + ENTRY_BYTES
             if self._young_bytes > self._half_max:
                 self._grow_old()
+        values[object_id] = value
 
     def _grow_old(self) -> None:
         values = self.values
-        for object_id in self._old:
-            values[object_id] = None
+        for object_id, size in self._old.items():
+            if size < 0:
+                values[object_id] = None
+            else:
+                values.pop(object_id, None)
         self._old, self._young = self._young, {}
         self._young_bytes = 0
 
@@ -65,9 +73,8 @@ class KnownObjects:
         self.values.pop(object_id, None)
         if self.kept:
             self.kept.pop(object_id, None)
-        size = self._young.pop(object_id, None)
-        if size is not None:
-            self._young_bytes -= size + ENTRY_BYTES
+        if (size := self._young.pop(object_id, None)) is not None:
+            self._young_bytes -= max(size, ~size) + ENTRY_BYTES
         elif self._old:
             self._old.pop(object_id, None)
 
@@ -83,7 +90,7 @@ class KnownObjects:
         for object_id in self.values:
             if object_id not in references:
                 raise InvariantViolation(f"{object_id.hex()} is known, and nobody here holds it (K1)")
-        costs = [sum(size + ENTRY_BYTES for size in sizes.values()) for sizes in (self._young, self._old)]
+        costs = [sum(max(size, ~size) + ENTRY_BYTES for size in sizes.values()) for sizes in (self._young, self._old)]
         if (
             self._young_bytes != costs[0]
             or costs[0] > self._half_max

@@ -97,6 +97,8 @@ BASE = 2 * CALL  # .remote() and get
         ({"driver_turn": 7000}, BASE + 7000),
         ({"worker_wake": 7000}, BASE + 7000),
         ({"node_turn": 7000}, BASE + 2 * 7000),
+        ({"node_wake": 7000}, BASE + 7000),  # what comes in the instant in which a turn ends finds it awake
+        ({"node_wake": 7000, "hop": 1000}, BASE + 2 * 7000 + HOPS * 1000),
         ({"node_message": 7000}, BASE + 3 * 7000),  # submitted, wanted; finished
         ({"node_decision": 7000}, BASE + 7000),
     ],

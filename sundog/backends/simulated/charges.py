@@ -41,6 +41,8 @@ class Charges:
         #: Code of this process sleeps until something comes.
         self.asleep = False
         self._owed: Nanos = 0
+        #: How long it has computed so far, in all, declared durations apart.
+        self.spent: Nanos = 0
         #: Batches of messages that are being read, and what each takes.
         self._arriving: deque[tuple[Nanos, Callable[[], None]]] = deque()
         #: The submission that was charged last: a process may be kicked more than once for one.
@@ -56,9 +58,11 @@ class Charges:
         self._owed = 0
         if not span:
             return
+        self.spent += span
         strand = self._process.strand
         if strand is None or not self._process.may_wait():
             self._owed = span
+            self.spent -= span
         else:
             self._cores.spend(strand, span)
 
@@ -96,6 +100,7 @@ class Charges:
         arriving = self._arriving
         if not span and not arriving:
             return False
+        self.spent += span
         arriving.append((span, partial(deliver, sender, messages)))
         if len(arriving) == 1:
             self._cores.compute(span, self._on_arrived)

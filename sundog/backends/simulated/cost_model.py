@@ -34,8 +34,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: str = "default"
 
     # -- the node's process, one thing at a time
-    #: A turn of its loop, whatever comes: waking, reading, writing.
-    node_turn: Nanos = 9 * MICROSECOND
+    #: A turn of its loop, whatever comes: reading, writing.
+    node_turn: Nanos = 3 * MICROSECOND
+    #: What a turn takes more that finds it asleep.
+    node_wake: Nanos = 6 * MICROSECOND
     #: Each message that it takes in, answers included.
     node_message: Nanos = 3 * MICROSECOND
     #: Each decision where a task runs, on top of its messages.
@@ -111,8 +113,8 @@ _AT_ONCE = 1 << 62
 
 #: Nothing takes time but bodies: for tests, and for questions about policies alone.
 FREE = Profile(
-    name="free", node_turn=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, driver_turn=0, driver_wake=0,
-    worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
+    name="free", node_turn=0, node_wake=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, driver_turn=0,
+    driver_wake=0, worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
     fresh_copy_bytes_per_second=_AT_ONCE, message_bytes_per_second=_AT_ONCE,
     network=NetworkModel(latency=0, local_latency=0, bandwidth=1024 * GIB),
 )  # fmt: skip

@@ -276,15 +276,15 @@ class FaultRunner:
         #: (when, what) of everything done so far, for logs and reports.
         self.log: list[tuple[Nanos, str]] = []
 
-    def start(self) -> None:
-        """Arm everything. Faults of one instant happen in the order of the schedule."""
+    def start(self, began: Nanos = 0) -> None:
+        """Arm everything, with times counted from ``began``. Faults of one instant happen in the order of the schedule."""
         for fault in self._schedule.faults:
             if isinstance(fault.trigger, When):
                 self._waiting.setdefault((fault.trigger.occurrence, fault.trigger.count), []).append(fault)
             else:
-                self._later(fault.trigger.time - int(self._environment.now), partial(self._begin, fault))
+                self._later(began + fault.trigger.time - int(self._environment.now), partial(self._begin, fault))
         if self._schedule.core_from is not None:
-            self._later(self._schedule.core_from - int(self._environment.now), self._calm_down)
+            self._later(began + self._schedule.core_from - int(self._environment.now), self._calm_down)
 
     def occurred(self, occurrence: Occurrence) -> None:
         """Count one; what waits for it happens as the next event of this instant, so never within the caller's step."""

@@ -146,6 +146,10 @@ class Node(Process):
         self.profile = cluster.profile
         #: What its processes compute on; None: nothing takes time.
         self.cores = None if self.profile is None else Cores(cluster.loop, self.profile.cores, self.profile.crowded_permille)
+        #: How long it has computed so far, in all.
+        self.spent: Nanos = 0
+        #: When its last turn ended: one that begins later finds it asleep.
+        self._over_at: Nanos = -1
         #: What the turn under way will do at its end: a node does one thing at a time.
         self._acting: Sequence[Action] | None = None
         self._cluster = cluster
@@ -180,6 +184,7 @@ class Node(Process):
             self._tell_of_ends(events)
         span = self._takes(events, actions)
         if span:
+            self.spent += span
             self._acting = actions
             if self.cores is not None:
                 self.cores.compute(span, self._act_late)
@@ -195,6 +200,8 @@ class Node(Process):
         span = 0
         if self.profile is not None:
             span = self.profile.node_time(len(events), decisions(actions)) + self.profile.message_time(_carried(events, actions))
+            if self.loop.now > self._over_at:
+                span += self.profile.node_wake
         if self.slowness != 1000:
             span = self.slowed(span) + max(0, self.slowness - 1000) * self.loop.costs.hop // 1000
         return span
@@ -211,6 +218,7 @@ class Node(Process):
 
     def _act_late(self, _: Event) -> None:
         actions, self._acting = self._acting, None
+        self._over_at = self.loop.now
         if self.dead or actions is None:
             return
         self._act(actions)

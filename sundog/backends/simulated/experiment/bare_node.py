@@ -12,7 +12,7 @@ from simpy.events import NORMAL, Event
 
 from sundog.backends.simulated.cores import Cores
 from sundog.backends.simulated.experiment.measures import Measures
-from sundog.backends.simulated.node import Node, NodeWorker, SteppedHost, Store
+from sundog.backends.simulated.node import Node, NodeWorker, Store
 from sundog.backends.simulated.sim_loop import wire_size
 from sundog.core.actions import Dispatch, StartFetch
 from sundog.core.config import Config
@@ -21,6 +21,7 @@ from sundog.core.machine import Fact
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cluster import Cluster
+    from sundog.core.host import Host
 
 
 class Delivery(Event):
@@ -50,12 +51,14 @@ _DELIVER: list[Any] = [_deliver]
 class BareNode(Node):
     """See the module. Within a node messages take ``local_latency``, so one event each keeps them in order."""
 
+    host: Host
+
     def __init__(
         self,
         cluster: Cluster,
         number: NodeID,
         config: Config,
-        host: SteppedHost,
+        host: Host,
         make_worker: Callable[[Any, ProcessID], NodeWorker],
         store: Store,
         measures: Measures,
@@ -78,7 +81,7 @@ class BareNode(Node):
 
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
-        if not self._turn_due and self._acting is None:
+        if not self._turn_due and self._acting is None and not self.pauses:
             self._turn_due = True
             self._turns.append(self)
 

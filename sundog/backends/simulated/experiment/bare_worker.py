@@ -181,6 +181,8 @@ class BareWorker:
         if not span:
             then()
             return
+        if self.node.slowness != 1000:
+            span = self.node.slowed(span)
         self._then = then
         self._timing = True
         self.experiment.busy += 1

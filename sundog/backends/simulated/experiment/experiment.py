@@ -12,7 +12,6 @@ from random import Random
 from typing import Any
 
 from simpy.core import Environment
-from simpy.events import Event
 
 from sundog.backends.exceptions import SundogError
 from sundog.backends.simulated.cluster import Cluster
@@ -26,8 +25,12 @@ from sundog.backends.simulated.experiment.ledger import CountedLedger, SizedStor
 from sundog.backends.simulated.experiment.measures import NEVER, Measures
 from sundog.backends.simulated.experiment.plan import Plan
 from sundog.backends.simulated.experiment.submitter import Submitter
+from sundog.backends.simulated.fault_target import FaultyCluster, needs_frames
+from sundog.backends.simulated.faults import FaultRunner, Schedule, When
+from sundog.backends.simulated.framing import FramedNetwork
 from sundog.backends.simulated.log import EventLog, NoLog
 from sundog.backends.simulated.network import Network
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Costs, Loop
 from sundog.backends.simulated.workloads.workload import Workload
 from sundog.core.config import Config
@@ -69,6 +72,7 @@ class Experiment:
         seed: bytes,
         settings: Config,
         profile: Profile,
+        faults: Schedule | None = None,
         digest: bool = False,
         checks: bool = False,
     ) -> None:
@@ -79,9 +83,10 @@ class Experiment:
         self.profile = profile
         self.log: Any = EventLog() if digest else NoLog()
         self.loop = Loop(Costs(hop=profile.network.local_latency, worker_start=profile.worker_start))
-        self.network = Network(self.loop.environment, profile.network, seed=seed.hex())
+        framed = faults is not None and needs_frames(faults)
+        self.network = (FramedNetwork if framed else Network)(self.loop.environment, profile.network, seed=seed.hex())
         self.cluster = Cluster(self.loop, self.network, self.log, Durations(), checks=checks)
-        free = not (profile.node_turn or profile.node_message or profile.node_decision)
+        free = not (profile.node_turn or profile.node_wake or profile.node_message or profile.node_decision)
         self.cluster.profile = None if free else profile
         #: The virtual time that is 0 for the workload: everything is up.
         self.began: Nanos = 0
@@ -93,24 +98,37 @@ class Experiment:
         self.over = False
         self._turns: deque[BareNode] = deque()
         self._policy = policy
+        self._seed = seed
+        self._settings = settings
+        self._faults = faults
+        #: What carries out the faults, once it runs; its ``log`` says what was done.
+        self.fault_runner: FaultRunner | None = None
         self._moved_at: Nanos = 0
         self._draining = False
         #: By task: another has begun with what it returned. Only where nodes may be lost.
-        self._used = bytearray(len(workload) if any(model.leaves is not None for model in models) else 0)
+        self._used = bytearray(len(workload) if faults is not None or any(model.leaves is not None for model in models) else 0)
         self._workload = workload
         self.submitters: list[Submitter] = []
-        self.nodes = [self._make(NodeID(number), config, seed) for number, config in enumerate(configs)]
+        self.nodes = [self._make(NodeID(number), config) for number, config in enumerate(configs)]
+        for node, model in zip(self.nodes, models, strict=True):
+            if not model.joins_at():
+                # Not all at once: else all would say how they are doing at the same instants for ever.
+                self.cluster.add(node, node.host, node.number * node.config.heartbeat_every // len(models))
 
-    def _make(self, number: NodeID, config: Config, seed: bytes) -> BareNode:
+    def _make(self, number: NodeID, config: Config) -> BareNode:
         clustered = len(self.models) > 1
-        rng = Random(f"host {number} {seed.hex()}")
+        rng = Random(f"host {number} {self._seed.hex()}")
         host = Host(config, number, rng=rng, clustered=clustered, policy=None if number else self._policy)
         CountedLedger.count(host.object_manager.ledger, number, self.measures)
-        node = BareNode(self.cluster, number, config, host, partial(BareWorker, self), SizedStore(), self.measures, self._turns)
-        if not self.models[number].joins_at():
-            # Not all at once: else all would say how they are doing at the same instants for ever.
-            self.cluster.add(node, host, number * config.heartbeat_every // len(self.models))
-        return node
+        return BareNode(self.cluster, number, config, host, partial(BareWorker, self), SizedStore(), self.measures, self._turns)
+
+    def _restart(self, number: NodeID, model: int) -> None:
+        """A node that was lost is started again, under a new number."""
+        config = self.models[model].config(self._settings)
+        self.measures.add_node(config.capacity)
+        node = self._make(number, config)
+        self.nodes.append(node)
+        self.cluster.add(node, node.host)
 
     # --- what happens to tasks ------------------------------------------------------------------------------------------
 
@@ -119,9 +137,13 @@ class Experiment:
         measures = self.measures
         if measures.submitted_at[index] == NEVER:
             measures.submitted(index, self.loop.now - self.began)
+        if self.cluster.occurred is not None:
+            self.cluster.occurred(Occurrence.SUBMITTED)
 
     def started(self, worker: BareWorker) -> None:
         """A body begins."""
+        if self.cluster.occurred is not None:
+            self.cluster.occurred(Occurrence.STARTED)
         measures, index = self.measures, worker.index
         self._moved_at = now = self.loop.now
         if measures.started_at[index] != NEVER:
@@ -235,10 +257,11 @@ class Experiment:
         for node, model in zip(self.nodes, self.models, strict=True):
             leaves = model.leaves_at()
             if model.joins_at():
-                host: Any = node.host
-                self.cluster.add(node, host, self.began + model.joins_at(), None if leaves is None else self.began + leaves)
-            elif leaves is not None:
-                self.loop.call_at(self.began + leaves, partial(_dies, node))
+                self.cluster.add(node, node.host, self.began + model.joins_at())
+            if leaves is not None:
+                self.cluster.watch.call_at(self.began + leaves, node.die)
+        if self._faults is not None:
+            self._begin_faults(self._faults)
         for node, order in zip(self.nodes, self.plan.by_driver(len(self.nodes)), strict=True):
             if order:
                 submitter = Submitter(self, node, order)
@@ -247,6 +270,15 @@ class Experiment:
                 self.to_submit += len(order)
                 submitter.start()
         self.over = not len(self.plan.tasks)
+
+    def _begin_faults(self, schedule: Schedule) -> None:
+        target = FaultyCluster(self.cluster, self.network, len(self.models), self._restart)
+        self.fault_runner = FaultRunner(
+            self.loop.environment, schedule, target, self.network, number=target.number, call_at=self.cluster.watch.call_at
+        )
+        if any(isinstance(fault.trigger, When) for fault in schedule.faults):
+            self.cluster.occurred = self.fault_runner.occurred
+        self.fault_runner.start(self.began)
 
     def _go(self, watch: Callable[[Experiment], None] | None) -> None:
         looks = still = 0
@@ -267,19 +299,17 @@ class Experiment:
                 watch(self)
             silence = self.loop.now - self._moved_at
             nothing = not self.loop.environment._queue and not self._turns
-            if nothing or (silence > _STUCK_AFTER and not self.busy and not self._will_submit() and not self._flows()):
+            if nothing or (silence > _STUCK_AFTER and not self._goes_on()):
                 self._is_stuck()
 
     def _is_stuck(self) -> None:
         if not self.over:
             self.failed(why_stuck(self))
 
-    def _flows(self) -> bool:
-        """Whether bytes are on their way between nodes."""
-        return any(self.network.uplink(node.number).flows for node in self.nodes)
-
-    def _will_submit(self) -> bool:
-        return any(submitter.waits_for_time() for submitter in self.submitters) if self.to_submit else False
+    def _goes_on(self) -> bool:
+        """Tell whether something computes, is on its way, or is to come by itself."""
+        submits = self.to_submit and any(submitter.waits_for_time() for submitter in self.submitters)
+        return bool(self.busy or submits or self.cluster.watch.coming or self.network.busy())
 
     def _steps(self, count: int) -> None:
         """Let up to ``count`` events and turns happen; fewer if it is over, or nothing is left to happen.
@@ -332,7 +362,3 @@ class Experiment:
             measures.spilled_in[number] = head.placed.get(NodeID(number), 0)
         measures.decisions += sum(measures.spilled_in)
         measures.bytes_in_flight = sum([node.bytes_coming() for node in self.nodes])
-
-
-def _dies(node: BareNode, _: Event) -> None:
-    node.die()

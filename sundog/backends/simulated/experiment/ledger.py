@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sundog.backends.simulated.experiment.measures import Measures
-from sundog.core.ids import Address, NodeID
+from sundog.core.ids import Address, NodeID, ObjectID
 from sundog.core.store_ledger import Extent, StoreLedger
 
 
@@ -30,9 +30,30 @@ class CountedLedger(StoreLedger):
             self._measures.store_used(self._node, self.used_bytes)
         return extent
 
-    def _release(self, extent: Extent) -> list[tuple[int, int]]:
-        self._measures.freed[self._node] += extent.size
-        return super()._release(extent)
+    def abandon(self, offset: int, writer: Address, *, written: bool) -> list[tuple[int, int]]:
+        """See ``StoreLedger``."""
+        before = self.used_bytes
+        found = super().abandon(offset, writer, written=written)
+        return self._freed(before, found)
+
+    def free(self, object_id: ObjectID) -> list[tuple[int, int]]:
+        """See ``StoreLedger``."""
+        before = self.used_bytes
+        return self._freed(before, super().free(object_id))
+
+    def give_back(self, object_id: ObjectID, process: Address) -> list[tuple[int, int]]:
+        """See ``StoreLedger``."""
+        before = self.used_bytes
+        return self._freed(before, super().give_back(object_id, process))
+
+    def process_lost(self, process: Address) -> list[tuple[int, int]]:
+        """See ``StoreLedger``."""
+        before = self.used_bytes
+        return self._freed(before, super().process_lost(process))
+
+    def _freed(self, before: int, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        self._measures.freed[self._node] += before - self.used_bytes
+        return found
 
 
 class SizedStore:

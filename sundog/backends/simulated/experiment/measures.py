@@ -91,6 +91,16 @@ class Measures:
         self.seconds = 0.0
         self._ready: list[Nanos] | None = None
 
+    def add_node(self, shape: Shape) -> None:
+        """One more node has joined: one that was lost is started again, under the next number."""
+        self.shapes = (*self.shapes, shape)
+        self.capacity.append(dict(shape).get(CPU, 0))
+        for of_nodes in (
+            self.busy, self.wasted, self.spilled_out, self.spilled_in, self.evictions, self.evicted_bytes, self.store_peak,
+            self.stored, self.freed, self.resident, self.bytes_sent, self.bytes_received,
+        ):  # fmt: skip
+            of_nodes.append(0)
+
     # --- what the engine calls for tasks ------------------------------------------------------------------------------
 
     def submitted(self, index: int, now: Nanos) -> None:

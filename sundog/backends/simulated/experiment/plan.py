@@ -136,10 +136,14 @@ class Plan:
         for producer in self._mentioned(index):
             mentions[producer] -= 1
             if not mentions[producer]:
-                gone += self.object_ids.pop(producer)
+                gone += self._forget(producer)
         if not mentions[index]:
-            gone += self.object_ids.pop(index)
+            gone += self._forget(index)
         return gone
+
+    def _forget(self, index: int) -> tuple[ObjectID, ...]:
+        """The driver mentions the task no more; bodies that were given its IDs may."""
+        return self.object_ids[index] if self.nested else self.object_ids.pop(index)
 
     # --- what is returned -----------------------------------------------------------------------------------------------
 

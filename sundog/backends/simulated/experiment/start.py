@@ -14,6 +14,7 @@ from sundog.backends.simulated.cost_model import FREE, Profile, load_profile
 from sundog.backends.simulated.experiment.experiment import Experiment
 from sundog.backends.simulated.experiment.progress import Progress
 from sundog.backends.simulated.experiment.report import Report
+from sundog.backends.simulated.fault_target import schedule_of
 from sundog.backends.simulated.network_model import NetworkModel
 from sundog.backends.simulated.workloads.workload import Workload
 from sundog.core.config import Config
@@ -30,6 +31,7 @@ def run(
     num_cpus: float,
     profile: str | os.PathLike[str] | Profile,
     network: NetworkModel | None,
+    faults: Any,
     settings: Mapping[str, Any] | None,
     digest: bool,
     check_invariants: bool,
@@ -37,8 +39,8 @@ def run(
 ) -> Report:
     """See ``api.simulate``."""
     experiment = prepare(
-        workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, settings=settings,
-        digest=digest, check_invariants=check_invariants,
+        workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, faults=faults,
+        settings=settings, digest=digest, check_invariants=check_invariants,
     )  # fmt: skip
     with Progress(len(workload), progress) as shown:
         measures = experiment.run(shown)
@@ -61,6 +63,7 @@ def prepare(
     num_cpus: float = 1,
     profile: str | os.PathLike[str] | Profile = "default",
     network: NetworkModel | None = None,
+    faults: Any = None,
     settings: Mapping[str, Any] | None = None,
     digest: bool = False,
     check_invariants: bool = False,
@@ -73,9 +76,12 @@ def prepare(
     base = _settings(num_cpus, settings)
     shapes = [model.config(base).capacity for model in models]
     workload.validate(dict.fromkeys(shapes), drivers=len(models))
+    name = _seed(seed)
+    workers = {number: model.config(base).worker_count for number, model in enumerate(models)}
     return Experiment(
-        workload, models, as_policy(policy), seed=_seed(seed), settings=base, profile=costs, digest=digest, checks=check_invariants
-    )
+        workload, models, as_policy(policy), seed=name, settings=base, profile=costs,
+        faults=schedule_of(faults, workers, name.hex()), digest=digest, checks=check_invariants,
+    )  # fmt: skip
 
 
 def _settings(num_cpus: float, settings: Mapping[str, Any] | None) -> Config:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simpy.events import Event as SimEvent
 
+from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.workloads.workload import PUT
 from sundog.core import actions as act
 from sundog.core import messages as msg
@@ -99,6 +100,8 @@ class Submitter:
                 break
             at += 1
             measures.submitted(index, now - began)
+            if experiment.cluster.occurred is not None:
+                experiment.cluster.occurred(Occurrence.SUBMITTED)
             if one.function == PUT:
                 self._put(index)
                 continue

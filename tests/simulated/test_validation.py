@@ -1,0 +1,84 @@
+"""Queues on the machines of core against the theory of queues: confidence intervals over seeds, and controls that must fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from benchmarks import validation
+from benchmarks.validation import MODELS, Model, ShortestOf, agrees, first_in_first_out
+from sundog.backends.simulated.durations import Exponential
+from sundog.backends.simulated.experiment.report import estimate
+from sundog.backends.simulated.experiment.start import prepare
+from sundog.backends.simulated.workloads.generators import poisson
+from sundog.core.ids import NodeID
+from sundog.core.machine import Rng
+from sundog.core.task import TaskSpec
+
+
+def hold(model: Model, tasks: int) -> None:
+    samples = model.samples(tasks)
+    found = estimate(samples)
+    said = f"{model.name}: {found.mean:.4f} ± {found.half_width:.4f}, theory {model.theory:.4f}; seeds 1 to {model.seeds}"
+    assert agrees(samples, model.theory, model.tolerance), said
+    what, value = model.control
+    assert not agrees(samples, value, model.tolerance), f"{said}: {what} ({value}) would fit as well: this sees nothing"
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_meets_its_closed_form(model: Model) -> None:
+    hold(model, model.quick)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_meets_its_closed_form_closely(model: Model) -> None:
+    hold(model, model.long)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_every_start_is_that_of_first_in_first_out(workers: int) -> None:
+    """Not only on average: each task begins when a queue with so many servers would begin it, to the nanosecond."""
+    measures = validation.queue(workers, 0.9, seed=1, tasks=500, **validation.IN_ORDER)
+    expected = first_in_first_out(measures.workload, workers)
+    assert list(measures.started_at) == expected
+    assert list(measures.started_at) != first_in_first_out(measures.workload, workers + 1)
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_pipelines_change_the_order_and_leave_no_worker_idle(workers: int) -> None:
+    """By default one task lies behind each that runs, so some start out of order; but nobody idles while any is ready."""
+    measures = validation.queue(workers, 0.9, seed=1, tasks=500)
+    assert list(measures.started_at) != first_in_first_out(measures.workload, workers)
+    assert validation.wasted(measures, workers) == 0
+    assert validation.wasted(measures, workers + 1) > 0
+
+
+def test_the_global_scheduler_knows_every_queue_exactly() -> None:
+    """What the supermarket model presupposes: at each choice a policy sees how many tasks each node has."""
+    seen: list[tuple[int, int]] = []
+
+    class Compares(ShortestOf):
+        def choose(self, spec: TaskSpec, holders: Mapping[NodeID, int], rng: Rng) -> NodeID | None:
+            for node in experiment.nodes[1:]:
+                host: Any = node.host
+                seen.append((self.lengths[node.number], len(host.local_scheduler.tasks)))
+            return super().choose(spec, holders, rng)
+
+    workload = poisson(0.8 * 10, 300, Exponential(1.0), seed=3)
+    cluster = [{"num_cpus": 0}, {"num_cpus": 1, "count": 10}]
+    experiment = prepare(workload, cluster, policy=Compares(2), seed=3, profile="free", settings=validation.QUIET)
+    experiment.run()
+    assert len(seen) == 300 * 10
+    assert [pair for pair in seen if pair[0] != pair[1]] == []
+    assert max(length for length, _ in seen) > 1, "no node ever had two: nothing was compared"
+
+
+def test_more_probes_are_better_and_one_queue_is_best() -> None:
+    """Where all place the same tasks; so is what is known of all nodes better than what is known of three."""
+    policies: list[Any] = [ShortestOf(1), ShortestOf(2), ShortestOf(3), "central"]
+    times = [validation.response(validation.nodes_behind_a_head(20, 0.8, 5, 600, policy)) for policy in policies]
+    assert all(worse > better for worse, better in pairwise(times)), times

@@ -92,7 +92,7 @@ class Cluster:
         process = self.processes.get(target)
         if process is not None:
             if type(messages[0]) is not LoadReported or len(messages) > 1:
-                self.watch.active_at = self.loop.now
+                self.loop.active_at = self.loop.now
             process.receive(source, messages)
 
     def all_nodes(self) -> list[Node]:

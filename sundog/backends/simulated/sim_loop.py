@@ -149,6 +149,8 @@ class Loop:
         self.steps = 0
         #: Sleeps and durations of user code that are not over.
         self.timers = 0
+        #: When something happened that was no heartbeat.
+        self.active_at: Nanos = 0
         #: Hubs that wait to be needed again.
         self._parked: list[greenlet] = []
         self._spawner = greenlet(self._spawn, self.main)

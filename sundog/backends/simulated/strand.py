@@ -96,6 +96,7 @@ class Strand:
         if self.sleeping:
             self.sleeping = False
             self.loop.timers -= 1
+            self.loop.active_at = self.loop.now
 
     def wake(self, _: Any = None) -> None:
         """End the suspension, if there is one, after everything else that happens at this instant already."""

@@ -26,8 +26,6 @@ class Watch:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        #: When something happened that was no heartbeat.
-        self.active_at: Nanos = 0
         #: What is to come by itself: joins, leaves, faults and their ends.
         self.coming = 0
         self.quiet = QUIET
@@ -43,7 +41,7 @@ class Watch:
 
         def come(_: object) -> None:
             self.coming -= 1
-            self.active_at = self._loop.now
+            self._loop.active_at = self._loop.now
             call()
 
         self._loop.call_at(when, come)
@@ -51,4 +49,4 @@ class Watch:
     def is_quiet(self) -> bool:
         """Tell whether nothing but heartbeats has happened for long, no code sleeps or computes, and nothing is to come."""
         loop = self._loop
-        return not self.coming and not loop.timers and loop.now - self.active_at > self.quiet
+        return not self.coming and not loop.timers and loop.now - loop.active_at > self.quiet

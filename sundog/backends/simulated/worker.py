@@ -164,6 +164,7 @@ class Worker(ClientProcess):
         if self._computing is not whether:
             self._computing = whether
             self.loop.timers += 1 if whether else -1
+            self.loop.active_at = self.loop.now
 
     def _call(self, run: msg.RunTask, values: tuple[Value, ...]) -> Outcome | None:
         """Call a body. None if the worker was killed meanwhile, and what the body did of that could not even be packed."""

@@ -23,6 +23,9 @@ from tests.support.waiting import wait_until
 
 #: "cluster" slots in here.
 BACKENDS = ("local_processes", "simulated")
+#: Files whose tests also run on three simulated nodes.
+ON_SEVERAL_NODES = frozenset({"test_nested", "test_wait", "test_objects", "test_futures", "test_errors", "test_api"})
+SEVERAL_NODES = "simulated, 3 nodes"
 WITH_PROCESSES = frozenset({"local_processes", "cluster"})
 #: What the shared session is started with.
 SHARED: dict[str, Any] = {"num_workers": 2}
@@ -39,6 +42,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         real = metafunc.definition.get_closest_marker("real_processes") is not None
         chosen = [name for name in BACKENDS if not real or name in WITH_PROCESSES]
+        if not real and metafunc.module.__name__.rpartition(".")[2] in ON_SEVERAL_NODES:
+            chosen.append(SEVERAL_NODES)
         metafunc.parametrize("backend", chosen, scope="module")
 
 
@@ -72,6 +77,8 @@ class Sessions:
         gc.collect()
         self._before = leaks.Baseline(_MARK)
         self._running = (backend, dict(settings))
+        if backend == SEVERAL_NODES:
+            return sundog.init(backend="simulated", nodes=3, **settings)
         return sundog.init(backend=backend, **settings)
 
     def end(self, check: bool = True) -> None:

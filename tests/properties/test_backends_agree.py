@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 import sundog
 from tests.support import agreement
 
-BACKENDS: tuple[dict[str, Any], ...] = ({"backend": "simulated", "check_invariants": True}, {"backend": "local_processes"})
+BACKENDS: tuple[dict[str, Any], ...] = (
+    {"backend": "simulated", "check_invariants": True},
+    {"backend": "simulated", "nodes": 3, "durations": 0.01},
+    {"backend": "local_processes"},
+)
 PROGRAMS = 40
 SHARE_MIN = 0.2
 
@@ -44,11 +48,12 @@ def test_plain_python_the_simulator_and_real_processes_agree(seed: int) -> None:
     failed = sum(any(isinstance(o, tuple) for o in outcomes) for outcomes in expected) / PROGRAMS
     event(f"something fails: {failed:.1f}")
     assert failed >= SHARE_MIN, f"in only {failed:.0%} of the programs something fails"
-    simulated, real = (found(programs, **how) for how in BACKENDS)
+    simulated, several, real = (found(programs, **how) for how in BACKENDS)
     for number, program in enumerate(programs):
         assert simulated[number].outcomes == expected[number], program
         assert real[number].outcomes == expected[number], program
-        assert simulated[number].ids == real[number].ids, program
+        assert several[number].outcomes == expected[number], program
+        assert simulated[number].ids == several[number].ids == real[number].ids, program
     assert len({name for one in real for name in one.ids}) > PROGRAMS
 
 

@@ -99,6 +99,19 @@ def test_the_same_seed_gives_the_same_log_in_other_processes_and_under_other_has
     assert run(settings="seed=8") != [first]
 
 
+#: A cluster, and of every kind of fault something.
+CLUSTER = """seed=7, nodes=5, faults='kill node 2 when the 30th task seals for 500 ms; kill worker 0 of node 1 at 300 ms;'
+'partition [0,1]|[3] at 400 ms for 200 ms; cut node 0 from node 1 at 350 ms; skew node 3 by 20 ms; slow node 4 by 2 for 1 s;'
+'pause node 4 at 500 ms for 50 ms; disturb frames lose 1 % repeat 1 % reorder 5 %; fill store of node 1 to 50 % for 1 s'"""
+
+
+def test_a_cluster_that_fails_gives_the_same_log_too(tmp_path: Path) -> None:
+    [first] = run(hash_seed="1", settings=CLUSTER)
+    assert run(CROWD.format(count=12_345, threshold=100), hash_seed="2", settings=CLUSTER) == [first]
+    recorded = f"{CLUSTER}, record={str(tmp_path / 'record')!r}"
+    assert run(hash_seed="3", settings=recorded) == [first]
+
+
 def test_repeated_runs_in_one_process_are_the_same() -> None:
     first, second = run(times=2)
     assert first == second

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 #: "cluster" slots in here.
 BACKENDS = ("local_processes", "simulated")
 #: Files whose tests also run on three simulated nodes.
-ON_SEVERAL_NODES = frozenset({"test_nested", "test_wait", "test_objects", "test_futures", "test_errors", "test_api"})
+ON_SEVERAL_NODES = frozenset({"test_nested", "test_wait", "test_futures", "test_errors"})
 SEVERAL_NODES = "simulated, 3 nodes"
 WITH_PROCESSES = frozenset({"local_processes", "cluster"})
 #: What the shared session is started with.
@@ -35,6 +35,7 @@ _MARK = leaks.mark_this_run()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "one_node: about what one node does; tasks must not leave it")
     config.addinivalue_line("markers", "real_processes: about processes, signals or descriptors; means nothing to a simulation")
 
 
@@ -42,7 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
         real = metafunc.definition.get_closest_marker("real_processes") is not None
         chosen = [name for name in BACKENDS if not real or name in WITH_PROCESSES]
-        if not real and metafunc.module.__name__.rpartition(".")[2] in ON_SEVERAL_NODES:
+        alone = metafunc.definition.get_closest_marker("one_node") is not None
+        if not real and not alone and metafunc.module.__name__.rpartition(".")[2] in ON_SEVERAL_NODES:
             chosen.append(SEVERAL_NODES)
         metafunc.parametrize("backend", chosen, scope="module")
 

@@ -54,6 +54,7 @@ def test_many_blocked_parents_need_few_workers_and_the_pool_shrinks_again(start:
     wait_until(lambda: len(workers()) == 2, timeout=20, what="idle workers beyond the number asked for end")
 
 
+@pytest.mark.one_node
 def test_a_blocked_task_gives_its_cpu_away_and_takes_one_again_before_it_goes_on(start: Callable[..., Any]):
     start(num_workers=1)
 

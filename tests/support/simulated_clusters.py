@@ -26,7 +26,7 @@ from tests.support import agreement
 
 #: Errors that faults may bring about.
 LEGITIMATE = ("WorkerCrashedError", "ObjectLostError", "ObjectStoreFullError")
-#: Seeds that the safety phase lasts, and after which all is quiet.
+#: How long anything may fail.
 SAFETY = 400 * MILLISECOND
 #: Virtual seconds after which nothing of a program is left anywhere.
 SETTLED = 0.8
@@ -64,7 +64,8 @@ class Remote:
     def remote(self, function: Any = None, **options: Any) -> Any:
         """See ``sundog.remote``."""
         options["max_retries"] = self.retries
-        return sundog.remote(function, **options) if function is None else sundog.remote(**options)(function)
+        given: Any = sundog.remote(**options)
+        return given if function is None else given(function)
 
     put = staticmethod(sundog.put)
     get = staticmethod(sundog.get)
@@ -114,9 +115,7 @@ def settings(random: Random, *, nodes: int, retries: int, faults: bool, ties: bo
     cpus = [random.choice((1, 1, 2, 3)) for _ in range(nodes)]
     limits = {**_LIMITS, "inline_bytes_max": random.choice((16, 64, 100_000)), "backlog_max": random.choice((0, 1, 64))}
     limits["offer_after"] = random.choice((0, 200 * MICROSECOND, 2 * MILLISECOND))
-    network = NetworkModel(
-        latency=random.choice((5, 50, 2000)) * MICROSECOND, jitter=random.choice((0, 30, 1000)) * MICROSECOND
-    )
+    network = NetworkModel(latency=random.choice((5, 50, 2000)) * MICROSECOND, jitter=random.choice((0, 30, 1000)) * MICROSECOND)
     seed = random.getrandbits(40)
     made: dict[str, Any] = {
         "nodes": [{"num_cpus": count} for count in cpus], "num_cpus": 2, "seed": seed, "config": limits, "network": network,
@@ -184,14 +183,14 @@ def main(first: int, last: int) -> int:
             faults += found.faults
         except BaseException as error:
             wrong.append(seed)
-            print(f"--- seed {seed}: {type(error).__name__}: {str(error)[:1500]}", flush=True)
+            sys.stdout.write(f"--- seed {seed}: {type(error).__name__}: {str(error)[:1500]}\n")
             traceback.print_exc(limit=-12)
             if isinstance(error, KeyboardInterrupt):
                 break
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             sundog.shutdown()
-    print(f"{last - first} seeds, {faults} faults, legitimate failures in {lost}, wrong: {wrong}")
+    sys.stdout.write(f"{last - first} seeds, {faults} faults, legitimate failures in {lost}, wrong: {wrong}\n")
     return len(wrong)
 
 

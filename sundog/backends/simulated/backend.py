@@ -133,9 +133,7 @@ def _begin_faults(schedule: Schedule, cluster: Cluster, count: int, add: Callabl
     if not isinstance(network, ModelNetwork):
         raise TypeError("faults need the model network: leave network= out, or give a NetworkModel")
     target = FaultyCluster(cluster, network, count, add)
-    runner = FaultRunner(
-        cluster.loop.environment, schedule, target, network, number=target.number, call_at=cluster.watch.call_at
-    )
+    runner = FaultRunner(cluster.loop.environment, schedule, target, network, number=target.number, call_at=cluster.watch.call_at)
     if any(isinstance(fault.trigger, When) for fault in schedule.faults):
         cluster.occurred = runner.occurred
     runner.start()

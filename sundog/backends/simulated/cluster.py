@@ -101,7 +101,9 @@ class Cluster:
 
     def explain(self, object_ids: Sequence[ObjectID]) -> str:
         """Return, for people, why ``object_ids`` are not ready, from what all nodes know."""
-        views = [NodeTasks(number, host.local_scheduler.tasks, host.local_scheduler.resources) for number, host in self.hosts.items()]
+        views = [
+            NodeTasks(number, host.local_scheduler.tasks, host.local_scheduler.resources) for number, host in self.hosts.items()
+        ]
         return explain_cluster(views, object_ids, self.loop.now)
 
     def answer(self, question: Fact) -> Fact | None:

@@ -187,8 +187,8 @@ class DisturbFrames(Effect, frozen=True):
 
 
 AnyEffect = (
-    KillNode | RestartNode | KillWorker | KillService | RestartService | Partition | Heal | Slow | Pause | Skew | FillStore | Cut | Delay
-    | Clog | LimitBandwidth | DisturbFrames
+    KillNode | RestartNode | KillWorker | KillService | RestartService | Partition | Heal | Slow | Pause | Skew | FillStore | Cut
+    | Delay | Clog | LimitBandwidth | DisturbFrames
 )  # fmt: skip
 #: Effects over which time passes: they may have a span, after which they are taken back.
 LASTING = (KillNode, KillService, Partition, Slow, Pause, Skew, FillStore, Delay, Clog, LimitBandwidth, DisturbFrames)

@@ -133,7 +133,10 @@ class VirtualClock(Environment):
 
 
 class Loop:
-    """See the module. ``costs`` are the session's, ``ties`` permutes what happens at one time; whoever makes it is the user's thread and greenlet."""
+    """See the module. ``costs`` are the session's, ``ties`` permutes what happens at one time.
+
+    Whoever makes it is the user's thread and greenlet.
+    """
 
     def __init__(self, costs: Costs, *, ties: int | str | None = None) -> None:
         self.costs = costs

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import sundog
 from benchmarks import validation
 from benchmarks.validation import MODELS, Model, ShortestOf, agrees, first_in_first_out
 from sundog.backends.simulated.durations import Exponential
@@ -82,3 +83,11 @@ def test_more_probes_are_better_and_one_queue_is_best() -> None:
     policies: list[Any] = [ShortestOf(1), ShortestOf(2), ShortestOf(3), "central"]
     times = [validation.response(validation.nodes_behind_a_head(20, 0.8, 5, 600, policy)) for policy in policies]
     assert all(worse > better for worse, better in pairwise(times)), times
+
+
+def test_tasks_before_the_first_that_counts_are_left_out_of_times() -> None:
+    workload = poisson(0.5, 40, Exponential(1.0), seed=1)
+    whole, part = (sundog.simulate(workload, profile="free", first=first) for first in (0, 10))
+    assert (whole.response.count, part.response.count, part.tasks) == (40, 30, 40)
+    with pytest.raises(ValueError, match="first=-1: give the index of a task"):
+        sundog.simulate(workload, first=-1)

@@ -124,6 +124,7 @@ def measure(repeats: int = 7) -> Measurements:
             tasks.append(_computed(lambda: _tasks(5000), 5000))
             submits.append(_computed(lambda: _submit(2000), 2000))
             sundog.get(_KEPT)
+            _KEPT.clear()
             puts.append(_computed(lambda: _puts(4000), 4000))
             _KEPT.clear()
             lone.append(_computed(lambda: round_trips.append(_clock(lambda: _one_by_one(500)) / 500), 500))
@@ -265,6 +266,13 @@ def medians(measured: Sequence[Measurements]) -> Measurements:
 
 def _tasks(count: int) -> None:
     sundog.get([nothing.remote() for _ in range(count)])
+    _settle()
+
+
+def _settle() -> None:
+    """Let what was let go of be forgotten everywhere, lest it be counted with what comes next."""
+    for _ in range(3):
+        sundog.get(nothing.remote())
 
 
 def _submit(count: int) -> None:
@@ -354,6 +362,7 @@ def _clock(work: Callable[[], object]) -> float:
 
 def _computed(work: Callable[[], object], count: int) -> dict[str, float]:
     """Return nanoseconds of computing for one of ``count``, by kind of process."""
+    _settle()
     before = computing_times()
     work()
     spent: dict[str, float] = {"driver": 0.0, "node": 0.0, "worker": 0.0}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -290,6 +291,7 @@ def main() -> int:
         if given.only in model.name:
             cells, fits = row(model, max(48, round(model.long * given.scale)), given.seeds)
             rows.append(cells)
+            print(f"{model.name}: {cells[-1]}", file=sys.stderr, flush=True)
             wrong += not fits
     print(aligned(["model", "theory", "simulated, 95 % CI", "error", "what would not fit", ""], rows))
     print(f"\nseeds 1 to {given.seeds}, {time.perf_counter() - began:.0f} s")

@@ -49,7 +49,7 @@ def draw(times, path):
         from matplotlib.figure import Figure
     except ImportError:
         raise SystemExit("plots need matplotlib: pip install 'sundog[plots]'") from None
-    axes = (figure := Figure(figsize=(6, 4))).subplots()
+    axes = (figure := Figure(figsize=(6, 4), layout="constrained")).subplots()
     for name, of_sizes in times.items():
         axes.loglog(list(SIZES.values()), of_sizes, marker="o", label=name)
     axes.set(xlabel="bytes of each task's object", ylabel="mean time of a task, ms", title="Placement that knows where objects are")

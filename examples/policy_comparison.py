@@ -24,7 +24,7 @@ def run(policy, load, seed, given):
 
 def compare(given):
     """Return, by policy, for each load the mean and the 99th percentile of response times over all seeds."""
-    found = {}
+    found: dict[str, list[tuple[float, float, float]]] = {}
     for policy in given.policies:
         found[policy] = []
         for load in given.loads:
@@ -56,7 +56,7 @@ def draw(found, loads, path):
         from matplotlib.figure import Figure
     except ImportError:
         raise SystemExit("plots need matplotlib: pip install 'sundog[plots]'") from None
-    axes = (figure := Figure(figsize=(7, 4.5))).subplots()
+    axes = (figure := Figure(figsize=(7, 4.5), layout="constrained")).subplots()
     for policy, values in found.items():
         axes.errorbar(loads, [value[0] for value in values], yerr=[value[1] for value in values], marker="o", label=policy)
     axes.set(xlabel="load", ylabel="mean response time, s", title="Placement policies")

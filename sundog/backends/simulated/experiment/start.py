@@ -33,7 +33,7 @@ def run(
     network: NetworkModel | None,
     faults: Any,
     settings: Mapping[str, Any] | None,
-    first: int,
+    first: Any,
     digest: bool,
     check_invariants: bool,
     progress: bool | None,

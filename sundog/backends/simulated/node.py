@@ -289,7 +289,7 @@ class Node(Process):
         suspended = worker.die()
         if suspended is not None:
             self.killed.append(suspended)
-        exports = [fact for fact in getattr(worker, "facts", ()) if type(fact) is FunctionExported]
+        exports: list[Fact] = [fact for fact in getattr(worker, "facts", ()) if type(fact) is FunctionExported]
         if exports:  # functions are exported once for all workers here, so an export outlives its worker
             self.receive(worker.where, exports)
         lost = WorkerLost(worker.number, worker.started, worker.finished, status)

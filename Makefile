@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench soak schema build clean
+.PHONY: help demo test integration check format bench validate soak schema build clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,6 +50,9 @@ format: $(VENV)/installed-dev ## Format, and fix what can be fixed.
 
 bench: $(VENV)/installed ## Print the table of what things cost.
 	$(BIN)/python -m benchmarks.run
+
+validate: $(VENV)/installed ## Hold the simulator against closed forms, and print the table.
+	$(BIN)/python -m benchmarks.validation
 
 schema: $(VENV)/installed ## Write the message schema that the tidy test compares with.
 	$(BIN)/python -m tests.tidy.schema

@@ -1,7 +1,8 @@
-"""From nothing to the first result, and what the import costs."""
+"""From nothing to the first result, and what the import costs. With compiled modules, as users have them."""
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -24,16 +25,26 @@ def first_result() -> None:
 IMPORT = "import time; t = time.perf_counter(); import sundog; print(time.perf_counter() - t)"
 
 
+def bare() -> None:
+    """Start an interpreter that does nothing: what a process costs before sundog does."""
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+
+
 def measure() -> list[Row]:
     """The rows of the table."""
-    starts = []
-    stops = []
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    seconds(first_result)
+    seconds(sundog.shutdown)
+    starts, stops, interpreters = [], [], []
     for _ in range(7):
         starts.append(seconds(first_result))
         stops.append(seconds(sundog.shutdown))
+        interpreters.append(seconds(bare))
     imports = [float(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(9)]
+    ratio = statistics.median(one / other for one, other in zip(starts, interpreters, strict=True))
     return [
         at_most("init to first result", 150, 1e3 * statistics.median(starts), "ms"),
+        info("the same: times a bare interpreter", f"{ratio:.1f} ({1e3 * statistics.median(interpreters):.0f} ms)"),
         at_most("import sundog", 60, 1e3 * statistics.median(imports), "ms"),
         info("shutdown", f"{1e3 * statistics.median(stops):.0f} ms"),
     ]

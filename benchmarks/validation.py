@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
@@ -60,10 +62,12 @@ def waiting(measures: Measures) -> float:
 
 
 class ShortestOf:
-    """Joins the shortest of ``probes`` queues drawn at random. A queue is what is assigned to a node and not over."""
+    """Joins the shortest of ``probes`` queues drawn at random (from ``random``, if it is given). A queue is what is assigned to a
+    node and not over."""
 
-    def __init__(self, probes: int) -> None:
+    def __init__(self, probes: int, random: Rng | None = None) -> None:
         self._probes = probes
+        self._random = random
         self.lengths: dict[NodeID, int] = {}
         self._nodes: list[NodeID] = []
 
@@ -82,7 +86,8 @@ class ShortestOf:
 
     def choose(self, spec: TaskSpec, holders: Mapping[NodeID, int], rng: Rng) -> NodeID | None:
         """See ``PlacementPolicy``."""
-        drawn = [self._nodes[rng.randrange(len(self._nodes))] for _ in range(self._probes)]
+        random = self._random or rng
+        drawn = [self._nodes[random.randrange(len(self._nodes))] for _ in range(self._probes)]
         return min(drawn, key=self.lengths.__getitem__)
 
 
@@ -174,6 +179,29 @@ def first_in_first_out(workload: Workload, workers: int) -> list[Nanos]:
         heapreplace(free, start + one.duration)
         starts.append(start)
     return starts
+
+
+def join_the_shortest(workload: Workload, nodes: int, probes: int, random: Rng) -> list[Nanos]:
+    """Return when each task starts where it joins the shortest of ``probes`` of ``nodes`` queues, drawn as by ``ShortestOf``."""
+    ends: list[deque[Nanos]] = [deque() for _ in range(nodes)]
+    starts = []
+    for one in workload:
+        drawn = [ends[random.randrange(nodes)] for _ in range(probes)]
+        for ends_there in drawn:
+            while ends_there and ends_there[0] <= one.submitted_at:
+                ends_there.popleft()
+        shortest = min(drawn, key=len)
+        start = shortest[-1] if shortest else one.submitted_at
+        shortest.append(start + one.duration)
+        starts.append(start)
+    return starts
+
+
+def bare_response(workload: Workload, starts: Sequence[Nanos]) -> float:
+    """Return the mean response time in seconds, after the warm-up, of tasks that start then."""
+    first = round(len(workload) * WARM_UP)
+    times = [start + one.duration - one.submitted_at for start, one in zip(starts, workload, strict=True)]
+    return fmean(times[first:]) / SECOND
 
 
 def wasted(measures: Measures, workers: int) -> Nanos:
@@ -290,6 +318,7 @@ def main() -> int:
         if given.only in model.name:
             cells, fits = row(model, max(48, round(model.long * given.scale)), given.seeds)
             rows.append(cells)
+            print(f"{model.name}: {cells[-1]}", file=sys.stderr, flush=True)
             wrong += not fits
     print(aligned(["model", "theory", "simulated, 95 % CI", "error", "what would not fit", ""], rows))
     print(f"\nseeds 1 to {given.seeds}, {time.perf_counter() - began:.0f} s")

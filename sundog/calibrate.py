@@ -17,7 +17,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,7 @@ def measure(repeats: int = 7) -> Measurements:
             tasks.append(_computed(lambda: _tasks(5000), 5000))
             submits.append(_computed(lambda: _submit(2000), 2000))
             sundog.get(_KEPT)
+            _KEPT.clear()
             puts.append(_computed(lambda: _puts(4000), 4000))
             _KEPT.clear()
             lone.append(_computed(lambda: round_trips.append(_clock(lambda: _one_by_one(500)) / 500), 500))
@@ -245,9 +246,19 @@ def round_trip(profile: Profile) -> Nanos:
 
 def calibrate(repeats: int = 7) -> Profile:
     """Return the profile of this machine. See :func:`measure` for errors."""
+    return fit(measure(repeats), machine(), cores=len(os.sched_getaffinity(0)))
+
+
+def machine() -> str:
+    """Return the name of a profile that is measured here and now."""
     cores = len(os.sched_getaffinity(0))
-    name = f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
-    return fit(measure(repeats), name, cores=cores)
+    return f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}"
+
+
+def medians(measured: Sequence[Measurements]) -> Measurements:
+    """Return the median of each figure of several measurements."""
+    names = Measurements.__struct_fields__
+    return Measurements(**{name: int(statistics.median(getattr(one, name) for one in measured)) for name in names})
 
 
 # --- the workloads ------------------------------
@@ -255,6 +266,13 @@ def calibrate(repeats: int = 7) -> Profile:
 
 def _tasks(count: int) -> None:
     sundog.get([nothing.remote() for _ in range(count)])
+    _settle()
+
+
+def _settle() -> None:
+    """Let what was let go of be forgotten everywhere, lest it be counted with what comes next."""
+    for _ in range(3):
+        sundog.get(nothing.remote())
 
 
 def _submit(count: int) -> None:
@@ -344,10 +362,11 @@ def _clock(work: Callable[[], object]) -> float:
 
 def _computed(work: Callable[[], object], count: int) -> dict[str, float]:
     """Return nanoseconds of computing for one of ``count``, by kind of process."""
-    before = _computing_times()
+    _settle()
+    before = computing_times()
     work()
     spent: dict[str, float] = {"driver": 0.0, "node": 0.0, "worker": 0.0}
-    for process, total in _computing_times().items():
+    for process, total in computing_times().items():
         spent[process[0]] += (total - before.get(process, 0)) / count
     return spent
 
@@ -356,7 +375,7 @@ def _median(measured: list[dict[str, float]], kind: str) -> int:
     return int(statistics.median(one[kind] for one in measured))
 
 
-def _computing_times() -> dict[tuple[str, int], int]:
+def computing_times() -> dict[tuple[str, int], int]:
     """Return {(kind, pid): nanoseconds on a core so far} of this process and those of its session."""
     found = {("driver", os.getpid()): _on_core(os.getpid())}
     for child in _children(os.getpid()):

@@ -27,6 +27,7 @@ def simulate(
     network: NetworkModel | None = None,
     faults: str | Schedule | None = None,
     settings: Mapping[str, Any] | None = None,
+    first: int = 0,
     digest: bool = False,
     check_invariants: bool = False,
     progress: bool | None = None,
@@ -49,6 +50,9 @@ def simulate(
     ``faults``: a text such as ``"kill node 2 at 1 s"``, ``"swarm"`` (drawn from the seed), or a ``Schedule``; times count from the
     beginning of the run.
 
+    ``first``: the report's response and queueing times are of the tasks from this index on: those before it warm the system up, or
+    make what the others take.
+
     ``digest``: compute the SHA-256 of the log of all decisions (slower). ``check_invariants``: after every step of a node; slow.
     ``progress``: a line on stderr now and then; default: if that is a terminal and the run takes long.
 
@@ -59,5 +63,5 @@ def simulate(
 
     return start.run(
         workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, faults=faults,
-        settings=settings, digest=digest, check_invariants=check_invariants, progress=progress,
+        settings=settings, first=first, digest=digest, check_invariants=check_invariants, progress=progress,
     )  # fmt: skip

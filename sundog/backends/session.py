@@ -34,7 +34,7 @@ from sundog.backends.exceptions import (
 from sundog.backends.functions import CallOptions, Definition, Functions
 from sundog.backends.object_ref import ObjectID, bind, split
 from sundog.backends.pickling import ATOMS, PROTOCOL
-from sundog.backends.serialization import ERROR, PICKLE, Packed, dumps, inline, loads, pack, read_report, unpack
+from sundog.backends.serialization import ARRAY, BUFFERS, ERROR, PICKLE, Packed, dumps, inline, loads, pack, read_report, unpack
 from sundog.core import ids
 from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion, ResolveWait
 from sundog.core.events import Asked, GetRequested, PinDropped, RequestAbandoned, WaitRequested
@@ -287,21 +287,12 @@ class Session:
                 value, view = kept
                 self.port.answered_here()
                 return self._unpack(raw, value, view)
-            answer = self.port.ask(self._get_requested((ids.ObjectID(raw),), timeout))
-            if type(answer) is not ResolveGet:
-                raise _rejection(answer)
-            value = answer.values[0]
+            value = self._answered(self._get_requested((ids.ObjectID(raw),), timeout))[0]
             if value.offset >= 0 and not value.error:
-                view = self.data(raw, value)
-                self._keep(raw, value, view)
+                self._keep(raw, value, view := self.data(raw, value))
                 return self._unpack(raw, value, view)
         else:
             self.port.answered_here()
-        if value.format == PICKLE and value.offset < 0 and not value.error:
-            try:
-                return loads(value.data)
-            except Exception as error:
-                raise load_error(object_id[:], error) from error
         return self.read(object_id[:], value)
 
     def get_many(self, object_ids: Sequence[ObjectID[Any]], timeout: float | None = None) -> list[Any]:
@@ -315,10 +306,7 @@ class Session:
             return self.read_many(raws, known)  # type: ignore[arg-type]  # just checked
         if len(known) <= _KEPT_MAX and all(value is not None or raw in self._kept for raw, value in zip(raws, known, strict=True)):
             return [self.get_one(object_id) for object_id in object_ids]
-        answer = self.port.ask(self._get_requested(raws, timeout))
-        if type(answer) is ResolveGet:
-            return self.read_many(raws, answer.values)
-        raise _rejection(answer)
+        return self.read_many(raws, self._answered(self._get_requested(raws, timeout)))
 
     def wait(
         self, object_ids: Sequence[ObjectID[Any]], count: int, timeout: float | None = None
@@ -341,6 +329,12 @@ class Session:
             raise _rejection(answer)
         return split(object_ids, answer.ready)
 
+    def _answered(self, request: GetRequested) -> tuple[Value, ...]:
+        answer = self.port.ask(request)
+        if type(answer) is ResolveGet:
+            return answer.values
+        raise _rejection(answer)
+
     def _get_requested(self, raws: tuple[ids.ObjectID, ...], timeout: float | None) -> GetRequested:
         port = self.port
         deadline = None if timeout is None else self._deadline(timeout)
@@ -355,7 +349,7 @@ class Session:
         """Return what a delivered ``value`` holds, raise the error if it is one. Its grant returns with the last view of it."""
         if value.error:
             raise self.error(raw, value)
-        return self._unpack(raw, value, self.data(raw, value))
+        return self._unpack(raw, value, self.data(raw, value) if value.offset >= 0 else value.data)
 
     def _unpack(self, raw: bytes, value: Value, data: bytes | memoryview) -> Any:
         try:
@@ -374,6 +368,8 @@ class Session:
 
     def _keep(self, raw: bytes, value: Value, view: bytes | memoryview) -> None:
         """Keep a view of an extent, while the caller has a reference to it: with the last one the machine lets it go."""
+        if value.format != ARRAY and value.format != BUFFERS:
+            return  # it is copied, which takes as long as asking
         kept = self._kept
         kept[raw] = value, view
         while len(kept) > _KEPT_MAX:
@@ -387,8 +383,17 @@ class Session:
 
         If one is an error, the first is raised, and the grants of all return.
         """
+        read: list[Any]
+        if {(value.format, value.offset, value.error) for value in values} == {(PICKLE, -1, False)}:
+            read = []
+            try:
+                for value in values:
+                    read.append(loads(value.data))
+            except Exception as error:
+                raise load_error(raws[len(read)], error) from error
+            return read
         taken: dict[bytes, bytes | memoryview] = {}
-        read: list[Any] = []
+        read = []
         try:
             for raw, value in zip(raws, values, strict=True):
                 if value.error:

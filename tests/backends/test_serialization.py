@@ -159,9 +159,10 @@ def test_large_values_go_through_the_arena_once_and_pin_it_while_they_are_viewed
         port.turn()
         assert port.store.grants[reference.binary()] == 1
         assert piece.tolist() == [10.0, 12.0, 14.0, 16.0, 18.0]
-        del piece
+        raw = reference.binary()
+        del piece, reference  # as long as it is referenced, the process keeps the view that it has
         port.turn()
-        assert port.store.grants[reference.binary()] == 0
+        assert port.store.grants[raw] == 0
 
 
 @pytest.mark.parametrize("value", [b"x" * 200_000, bytearray(200_000), ["y"] * 300_000, "z" * 200_000, list(range(100_000))])

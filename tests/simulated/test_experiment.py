@@ -12,6 +12,7 @@ import pytest
 
 import sundog
 from sundog import workloads
+from sundog.backends import current
 from sundog.backends.simulated.experiment.experiment import SimulationError
 from sundog.backends.simulated.experiment.report import Report
 from sundog.backends.simulated.experiment.start import prepare
@@ -156,6 +157,22 @@ def test_more_choices_wait_less() -> None:
     waits = [sundog.simulate(arrivals, cluster, policy=PowerOfChoices(d), profile="free").queueing.mean for d in (1, 2)]
     central = sundog.simulate(arrivals, cluster, policy="central", profile="free").queueing.mean
     assert waits[0] > 1.2 * waits[1] > waits[1] > central > 0
+
+
+@pytest.mark.parametrize(("policy", "node"), [(Third, 3), (fourth, 4)])
+def test_the_same_policies_place_what_users_programs_submit(policy: Any, node: int) -> None:
+    nodes = [{"num_cpus": 0}, {"num_cpus": 2, "count": 5}]
+    with sundog.init(backend="simulated", nodes=nodes, policy=policy):
+        slept = sundog.remote(sundog.sleep)
+        sundog.get([slept.remote(0.1) for _ in range(8)])
+        session: Any = current.get()
+        assert list(session.port.cluster.hosts[NodeID(0)].global_scheduler.placed) == [node]
+
+
+@pytest.mark.parametrize(("policy", "error"), [("best", ValueError), (object(), TypeError)])
+def test_wrong_policies_for_users_programs(policy: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="polic"):
+        sundog.init(backend="simulated", nodes=2, policy=policy)
 
 
 # -- the same every time ------------------------------

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
 
+import sundog
 from benchmarks import validation
-from benchmarks.validation import MODELS, Model, ShortestOf, agrees, first_in_first_out
+from benchmarks.validation import MODELS, Model, ShortestOf, agrees, first_in_first_out, join_the_shortest
 from sundog.backends.simulated.durations import Exponential
+from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.experiment.report import estimate
 from sundog.backends.simulated.experiment.start import prepare
 from sundog.backends.simulated.workloads.generators import poisson
 from sundog.core.ids import NodeID
 from sundog.core.machine import Rng
 from sundog.core.task import TaskSpec
+from sundog.core.units import MICROSECOND, SECOND, Nanos
+from tests.support import closed_forms as theory
 
 
 def hold(model: Model, tasks: int) -> None:
@@ -77,8 +82,56 @@ def test_the_global_scheduler_knows_every_queue_exactly() -> None:
     assert max(length for length, _ in seen) > 1, "no node ever had two: nothing was compared"
 
 
+def apart(measures: Measures, starts: list[Nanos]) -> Nanos:
+    """Return by how much any start differs. Messages between nodes take a nanosecond each in a free network, too."""
+    return max([abs(start - expected) for start, expected in zip(measures.started_at, starts, strict=True)])
+
+
+@pytest.mark.parametrize("probes", [1, 2, 3])
+def test_every_start_is_that_of_the_supermarket_model(probes: int) -> None:
+    """With the same arrivals, durations and draws each task begins, behind the global scheduler, when the bare model says."""
+    measures = validation.nodes_behind_a_head(20, 0.9, 4, 400, ShortestOf(probes, Random(7)))
+    assert apart(measures, join_the_shortest(measures.workload, 20, probes, Random(7))) < MICROSECOND
+    assert apart(measures, join_the_shortest(measures.workload, 20, probes % 3 + 1, Random(7))) > SECOND
+
+
+def test_every_start_behind_the_central_queue_is_that_of_one_queue() -> None:
+    measures = validation.nodes_behind_a_head(10, 0.9, 4, 400, "central")
+    assert apart(measures, first_in_first_out(measures.workload, 10)) < MICROSECOND
+    assert apart(measures, first_in_first_out(measures.workload, 11)) > SECOND / 10
+
+
+@pytest.mark.parametrize(("workers", "load"), [(1, 0.6), (8, 0.8)])
+def test_the_bare_queue_meets_the_closed_form(workers: int, load: float) -> None:
+    """Starts are those of the bare queue, which is fast: so it is what is run for long."""
+    samples = []
+    for seed in range(1, 11):
+        workload = poisson(load * workers, 5000, Exponential(1.0), seed=seed)
+        samples.append(validation.bare_response(workload, first_in_first_out(workload, workers)))
+    assert agrees(samples, theory.mmc_response(workers, load)), samples
+    assert not agrees(samples, theory.mmc_response(2 * workers, load)), samples
+
+
+@pytest.mark.parametrize("probes", [2, 3])
+def test_the_bare_supermarket_meets_the_closed_form(probes: int) -> None:
+    samples = []
+    for seed in range(1, 11):
+        workload = poisson(0.7 * 50, 5000, Exponential(1.0), seed=seed)
+        samples.append(validation.bare_response(workload, join_the_shortest(workload, 50, probes, Random(seed))))
+    assert agrees(samples, theory.supermarket_response(probes, 0.7), 0.025), samples
+    assert not agrees(samples, theory.supermarket_response(5 - probes, 0.7), 0.025), samples
+
+
 def test_more_probes_are_better_and_one_queue_is_best() -> None:
     """Where all place the same tasks; so is what is known of all nodes better than what is known of three."""
     policies: list[Any] = [ShortestOf(1), ShortestOf(2), ShortestOf(3), "central"]
     times = [validation.response(validation.nodes_behind_a_head(20, 0.8, 5, 600, policy)) for policy in policies]
     assert all(worse > better for worse, better in pairwise(times)), times
+
+
+def test_tasks_before_the_first_that_counts_are_left_out_of_times() -> None:
+    workload = poisson(0.5, 40, Exponential(1.0), seed=1)
+    whole, part = (sundog.simulate(workload, profile="free", first=first) for first in (0, 10))
+    assert (whole.response.count, part.response.count, part.tasks) == (40, 30, 40)
+    with pytest.raises(ValueError, match="first=-1: give the index of a task"):
+        sundog.simulate(workload, first=-1)

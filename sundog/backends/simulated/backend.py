@@ -18,18 +18,21 @@ from sundog.backends.simulated.log import EventLog
 from sundog.backends.simulated.node import Node
 from sundog.backends.simulated.sim_loop import ConstantNetwork, Costs, Loop, Network
 from sundog.backends.simulated.worker import Worker
+from sundog.core import placement
 from sundog.core.config import Config
 from sundog.core.host import Host
 from sundog.core.ids import NodeID, root_task_id
+from sundog.core.placement import PlacementPolicy, Policy
 from sundog.core.units import MICROSECOND, SECOND, Nanos
 
 if TYPE_CHECKING:
+    from sundog.backends.recorder import Recorder
     from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.simulated.faults import FaultRunner, Schedule
     from sundog.backends.simulated.network_model import NetworkModel
 
 #: What ``sundog.init`` takes for this backend beside its own settings.
-OPTIONS = ("nodes", "durations", "network", "costs", "profile", "faults", "ties", "log", "check_invariants")
+OPTIONS = ("nodes", "policy", "durations", "network", "costs", "profile", "faults", "ties", "log", "check_invariants")
 
 #: What real drivers and workers let submissions gather for; where a profile says what things cost, these do, too.
 SUBMITTED_FOR: Nanos = 100 * MICROSECOND
@@ -45,6 +48,7 @@ def start(
     redis: str | bool | None = None,
     record: str | None = None,
     nodes: Nodes = 1,
+    policy: Policy | None = None,
     durations: Any = None,
     network: NetworkModel | Callable[[Any], Network] | None = None,
     costs: Mapping[str, float] | None = None,
@@ -56,16 +60,15 @@ def start(
 ) -> Driver:
     """Start a simulated cluster in this process and return the driver's port to it; ``port.close()`` ends it.
 
-    ``seed``: names everything, and every task's random stream; the same one each time if none is given. ``record``: a file for
-    the record of the host. ``nodes``: how many, each as ``config`` says, or one entry for each (see
-    ``cluster_model``). ``durations``: how long bodies take that declare nothing (see ``durations.Durations``). ``network``: a
-    model of what lies between processes, or a function of the SimPy environment that makes one. ``costs``: fields of
-    ``sim_loop.Costs`` by name, in seconds. ``profile``: what nodes, drivers and workers are charged for what they do:
-    ``"default"``, ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or
-    None: nothing; ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``fault_language``),
-    a ``faults.Schedule``, or ``"swarm"``: drawn from the seed. ``ties``: a seed by which events of equal time are permuted;
-    None: they happen in the order in which they were scheduled. ``log``: a file for the event log. ``check_invariants``: after
-    every step of a host; slow.
+    ``seed``: names everything, and every task's random stream; the same one each time if none is given. ``record``: a file for the
+    record of the host. ``nodes``: how many, each as ``config`` says, or one entry for each (see ``cluster_model``). ``policy``:
+    where tasks go that leave their node (see ``placement.as_policy``). ``durations``: how long bodies take that declare nothing
+    (see ``durations.Durations``). ``network``: a model of what lies between processes, or a function of the SimPy environment that
+    makes one. ``costs``: fields of ``sim_loop.Costs`` by name, in seconds. ``profile``: what things are charged: ``"default"``,
+    ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or None: nothing;
+    ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``fault_language``), a ``Schedule``, or
+    ``"swarm"``: drawn from the seed. ``ties``: a seed by which events of equal time are permuted; None: in the order of
+    scheduling. ``log``: a file for the event log. ``check_invariants``: after every step of a host; slow.
 
     Raises TypeError or ValueError for what makes no sense, or is not there yet.
     """
@@ -74,22 +77,17 @@ def start(
     models = node_models(nodes)
     clustered = len(models) > 1
     name = _DEFAULT_SEED if seed is None else seed
-    bodies = Durations(durations)
     charged = _profile(profile)
     schedule = _schedule(faults, models, config, name)
     loop = Loop(_costs(costs, charged), ties=ties)
-    if network is None and clustered and charged is not None:
-        network = charged.network
-    between = _network(network, loop, name, clustered or ties is not None, schedule)
-    recorder = None
+    usual = charged.network if clustered and charged is not None else None
+    between = _network(usual if network is None else network, loop, name, clustered or ties is not None, schedule)
+    config, chosen = _policy(policy, config, record)
     events = EventLog(log)
     try:
-        cluster = Cluster(loop, between, events, bodies, checks=check_invariants)
+        cluster = Cluster(loop, between, events, Durations(durations), checks=check_invariants)
         cluster.profile = charged
-        if record is not None:
-            from sundog.backends.recorder import Recorder
-
-            recorder = Recorder(record, models[0].config(config), seed=_host_seed(name, _FIRST_NODE), clustered=clustered)
+        recorder = _recorder(record, models[0].config(config), name, clustered)
     except BaseException:
         events.close()
         raise
@@ -101,10 +99,10 @@ def start(
 
     def add(number: NodeID, model: NodeModel, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         settings = model.config(config)
-        host = Host(settings, number, rng=Random(_host_seed(name, number)), clustered=clustered)
+        host = Host(settings, number, rng=Random(_host_seed(name, number)), clustered=clustered, policy=None if number else chosen)
         stepped: Any = host if recorder is None or number else recorder.wrap(host)
-        node = Node(cluster, number, settings, stepped, Worker, NodeArena(settings.arena_bytes))
-        cluster.add(node, host, joins, leaves)
+        arena = NodeArena(settings.arena_bytes)
+        cluster.add(Node(cluster, number, settings, stepped, Worker, arena), host, joins, leaves)
 
     for number, model in enumerate(models):
         add(NodeID(number), model, model.joins_at(), model.leaves_at())
@@ -113,6 +111,25 @@ def start(
         driver.faults = _begin_faults(schedule, cluster, len(models), lambda number, which: add(number, models[which]))
     driver.begin_session()
     return driver
+
+
+def _policy(policy: Policy | None, config: Config, record: str | None) -> tuple[Config, PlacementPolicy | None]:
+    """Return the settings, and the policy of the head if they do not name it."""
+    if policy is None or isinstance(policy, str):
+        named = config if policy is None else msgspec.structs.replace(config, placement_policy=policy)
+        placement.policy(named.placement_policy)  # raises for an unknown one
+        return named, None
+    if record is not None:
+        raise ValueError("record: a recording names its policy, so that it can be replayed elsewhere; give one by name")
+    return config, placement.as_policy(policy)
+
+
+def _recorder(record: str | None, config: Config, seed: bytes, clustered: bool) -> Recorder | None:
+    if record is None:
+        return None
+    from sundog.backends.recorder import Recorder
+
+    return Recorder(record, config, seed=_host_seed(seed, _FIRST_NODE), clustered=clustered)
 
 
 def _schedule(faults: Any, models: Sequence[NodeModel], config: Config, seed: bytes) -> Schedule | None:

@@ -36,6 +36,8 @@ class Cores:
 
     def __init__(self, loop: Loop, count: int, crowded: int = _WHOLE) -> None:
         self.count = count
+        #: What all of them were asked to compute so far.
+        self.asked: Nanos = 0
         self._crowded = crowded
         self._loop = loop
         #: What each of those that compute has received since the beginning, had it always been there; up to ``_at``.
@@ -55,6 +57,7 @@ class Cores:
     def compute(self, span: Nanos, done: Callable[[Event], None]) -> int:
         """Call ``done(event)`` once a process that begins now has computed for ``span``; return a number for :meth:`stop`."""
         loop = self._loop
+        self.asked += span
         number = next(self._numbers)
         if not self.count:
             loop.call_at(loop.now + span, done)
@@ -76,12 +79,14 @@ class Cores:
         """Let user code compute for ``span``, and what happens meanwhile happen."""
         loop = self._loop
         if not self.count:
+            self.asked += span
             strand.tick(span)
             return
         self._serve(len(self._computing))
         together = len(self._computing) + 1
         until = loop.now + self._takes(span * _PARTS, together)
         if loop.next_event() > until:  # nobody begins or ends before
+            self.asked += span
             loop.environment.advance(until)
             self._serve(together)
             return

@@ -2,8 +2,8 @@
 
 A profile is measured on a real machine (``python -m sundog calibrate``), or is the documented default. That one is rounded from
 what the benchmarks' budgets allow on two cores: an empty task among many computes for 12 us in the node and 11 in driver and
-worker, one alone takes 100 us from call to value, memcpy into used pages runs at 12 GB/s. Times are integer nanoseconds, rates
-bytes a second.
+worker, one alone takes 100 us from call to value, memcpy into used pages runs at 12 GB/s; how that divides, and what waking
+costs, is guessed. Times are integer nanoseconds, rates bytes a second.
 """
 
 from __future__ import annotations

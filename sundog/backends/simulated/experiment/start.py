@@ -33,11 +33,14 @@ def run(
     network: NetworkModel | None,
     faults: Any,
     settings: Mapping[str, Any] | None,
+    first: Any,
     digest: bool,
     check_invariants: bool,
     progress: bool | None,
 ) -> Report:
     """See ``api.simulate``."""
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise ValueError(f"first={first!r}: give the index of a task, 0 or more")
     experiment = prepare(
         workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, faults=faults,
         settings=settings, digest=digest, check_invariants=check_invariants,
@@ -51,6 +54,7 @@ def run(
         policy=policy_name(policy),
         seed=named,
         digest=experiment.log.digest(),
+        first=first,
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 import sundog
 from sundog.backends import current
 from sundog.backends.simulated import faults as f
+from sundog.backends.simulated.sim_loop import InstantNetwork
 from sundog.core.ids import NodeID
 from sundog.core.units import MILLISECOND, SECOND
 
@@ -117,6 +118,8 @@ def test_faults_that_make_no_sense_are_refused_at_once(simulate: Simulate) -> No
         simulate(nodes=3, faults=f.Schedule((f.Fault(f.KillNode(NodeID(5))),)))
     with pytest.raises(TypeError, match="faults takes a text"):
         simulate(nodes=3, faults=3)
+    with pytest.raises(TypeError, match="need the model network"):
+        simulate(nodes=3, faults="heal at 1 s", network=InstantNetwork)
 
 
 def test_every_fault_of_a_node_in_one_program(simulate: Simulate) -> None:

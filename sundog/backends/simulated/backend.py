@@ -101,8 +101,7 @@ def start(
         settings = model.config(config)
         host = Host(settings, number, rng=Random(_host_seed(name, number)), clustered=clustered, policy=None if number else chosen)
         stepped: Any = host if recorder is None or number else recorder.wrap(host)
-        arena = NodeArena(settings.arena_bytes)
-        cluster.add(Node(cluster, number, settings, stepped, Worker, arena), host, joins, leaves)
+        cluster.add(Node(cluster, number, settings, stepped, Worker, NodeArena(settings.arena_bytes)), host, joins, leaves)
 
     for number, model in enumerate(models):
         add(NodeID(number), model, model.joins_at(), model.leaves_at())
@@ -147,8 +146,7 @@ def _begin_faults(schedule: Schedule, cluster: Cluster, count: int, add: Callabl
     from sundog.backends.simulated.network import Network as ModelNetwork
 
     network = cluster.network
-    if not isinstance(network, ModelNetwork):
-        raise TypeError("faults need the model network: leave network= out, or give a NetworkModel")
+    assert isinstance(network, ModelNetwork)
     target = FaultyCluster(cluster, network, count, add)
     runner = FaultRunner(cluster.loop.environment, schedule, target, network, number=target.number, call_at=cluster.watch.call_at)
     if any(isinstance(fault.trigger, When) for fault in schedule.faults):
@@ -165,6 +163,8 @@ def _network(network: Any, loop: Loop, seed: bytes, modelled: bool, schedule: Sc
     if network is None and not modelled and schedule is None:
         return ConstantNetwork(loop.environment, loop.costs.hop)
     if callable(network):
+        if schedule is not None:
+            raise TypeError("faults need the model network: leave network= out, or give a NetworkModel")
         made: Network = network(loop.environment)
         return made
     from sundog.backends.simulated import network as model

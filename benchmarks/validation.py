@@ -251,7 +251,7 @@ def agrees(samples: Sequence[float], expected: float, tolerance: float = 0.01) -
     return abs(mean - expected) <= max(3 * error, tolerance * expected)
 
 
-_FINITE = "theory is for endlessly many nodes; a bare simulation of 50 gives 1.6 to 1.8 % more"
+_FINITE = "theory is for endlessly many nodes; a bare simulation of 50 gives about 2 % more"
 
 MODELS: tuple[Model, ...] = (
     Model("M/M/1, load 0.6", one_node(1, 0.6), theory.mmc_response(1, 0.6), ("M/M/2", theory.mmc_response(2, 0.6)), 400, 20_000),

@@ -65,7 +65,8 @@ class ClusterScheduler(LocalScheduler):
             if offered and now - self._reported_at >= self._config.offer_after:
                 self._report(now)  # else this node would look idler than it is
             for record in offered:
-                self._spill(record)
+                if record.state is _READY:  # one that was dispatched and taken back is there twice
+                    self._spill(record)
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
 

@@ -79,6 +79,18 @@ class FetchFailed(Fact, frozen=True, tag=107):
     reason: str = ""
 
 
+class ServiceLost(Fact, frozen=True, tag=108):
+    """A service of the head (``recovery.Service``) has died with all that it knew; the head's node lives."""
+
+    service: int
+
+
+class ServiceStarted(Fact, frozen=True, tag=109):
+    """The service runs again, and knows nothing."""
+
+    service: int
+
+
 # --- reported by a client's loop (driver or worker) ------------------------------
 
 

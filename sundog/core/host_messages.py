@@ -285,3 +285,70 @@ class FetchAnswered(Fact, frozen=True, tag=98):
     attempt: int
     value: Value | None = None
     contained: tuple[ObjectID, ...] = ()
+
+
+class ServiceRestarted(Fact, frozen=True, tag=120):
+    """H -> N. A service of the head (``recovery.Service``) has begun anew and knows nothing: tell it what it must know.
+
+    It decides nothing before every live node has told it. What a node said before is void.
+    """
+
+    service: int
+    #: Counts the lives of the service, from 0; told back with the answer.
+    incarnation: int
+
+
+class TasksListed(Fact, frozen=True, tag=121):
+    """Local scheduler -> object manager, for TasksResent: all that has been spilled here and is not settled, and all tasks of
+    other nodes that are here."""
+
+    incarnation: int
+    spilled: tuple[TaskSpilled, ...]
+    assigned: tuple[TaskAssigned, ...]
+
+
+class TasksResent(Fact, frozen=True, tag=122):
+    """N -> H (to a global scheduler that has begun anew). What ``node`` has given away and not got back, what it has been
+    assigned, and of that what is over there as far as nobody has said that it was heard."""
+
+    node: NodeID
+    incarnation: int
+    spilled: tuple[TaskSpilled, ...]
+    assigned: tuple[TaskAssigned, ...]
+    ended: tuple[TaskEnded, ...]
+
+
+class ReferencesResent(Fact, frozen=True, tag=123):
+    """N -> H (to a directory that has begun anew). What ``node`` has said of shared objects, as it is now: what it holds, what
+    it is to seal, its copies with sizes in bytes, and whose whereabouts it wants to know."""
+
+    node: NodeID
+    incarnation: int
+    held: tuple[ObjectID, ...]
+    made_here: tuple[ObjectID, ...]
+    copies: tuple[tuple[ObjectID, int], ...]
+    wanted: tuple[ObjectID, ...]
+
+
+class EndsHeard(Fact, frozen=True, tag=124):
+    """H -> N. The TaskEnded of these have been heard: they need not be sent again."""
+
+    task_ids: tuple[TaskID, ...]
+
+
+class ServiceRecovered(Fact, frozen=True, tag=125):
+    """H -> H. A service that had begun anew knows everything again."""
+
+    service: int
+
+
+class ObjectsKnown(Fact, frozen=True, tag=126):
+    """H -> H (directory to lineage). These are all that anybody holds: the recipes of others may go."""
+
+    object_ids: tuple[ObjectID, ...]
+
+
+class NodeSilent(Fact, frozen=True, tag=127):
+    """H -> H (to membership). ``node`` beats, but does not answer a service that has begun anew: without it nothing goes on."""
+
+    node: NodeID

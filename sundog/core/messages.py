@@ -11,6 +11,9 @@ Who hears what is in ``host.ROUTES`` (the host's machines), ``client.Client`` (d
 from __future__ import annotations
 
 from sundog.core.host_messages import (
+    EndsHeard as EndsHeard,
+)
+from sundog.core.host_messages import (
     FetchAnswered as FetchAnswered,
 )
 from sundog.core.host_messages import (
@@ -50,10 +53,19 @@ from sundog.core.host_messages import (
     NodeReleases as NodeReleases,
 )
 from sundog.core.host_messages import (
+    NodeSilent as NodeSilent,
+)
+from sundog.core.host_messages import (
     ObjectLost as ObjectLost,
 )
 from sundog.core.host_messages import (
+    ObjectUnrecoverable as ObjectUnrecoverable,
+)
+from sundog.core.host_messages import (
     ObjectsElsewhere as ObjectsElsewhere,
+)
+from sundog.core.host_messages import (
+    ObjectsKnown as ObjectsKnown,
 )
 from sundog.core.host_messages import (
     ObjectsLocal as ObjectsLocal,
@@ -63,9 +75,6 @@ from sundog.core.host_messages import (
 )
 from sundog.core.host_messages import (
     ObjectsReleased as ObjectsReleased,
-)
-from sundog.core.host_messages import (
-    ObjectUnrecoverable as ObjectUnrecoverable,
 )
 from sundog.core.host_messages import (
     PinsRevoked as PinsRevoked,
@@ -80,10 +89,19 @@ from sundog.core.host_messages import (
     RecipesReleased as RecipesReleased,
 )
 from sundog.core.host_messages import (
+    ReferencesResent as ReferencesResent,
+)
+from sundog.core.host_messages import (
     ResultsRefused as ResultsRefused,
 )
 from sundog.core.host_messages import (
     ReturnsUnheld as ReturnsUnheld,
+)
+from sundog.core.host_messages import (
+    ServiceRecovered as ServiceRecovered,
+)
+from sundog.core.host_messages import (
+    ServiceRestarted as ServiceRestarted,
 )
 from sundog.core.host_messages import (
     TaskAssigned as TaskAssigned,
@@ -110,13 +128,19 @@ from sundog.core.host_messages import (
     TaskSpilled as TaskSpilled,
 )
 from sundog.core.host_messages import (
-    TasksRetired as TasksRetired,
-)
-from sundog.core.host_messages import (
     TaskWaits as TaskWaits,
 )
 from sundog.core.host_messages import (
     TaskWithdrawn as TaskWithdrawn,
+)
+from sundog.core.host_messages import (
+    TasksListed as TasksListed,
+)
+from sundog.core.host_messages import (
+    TasksResent as TasksResent,
+)
+from sundog.core.host_messages import (
+    TasksRetired as TasksRetired,
 )
 from sundog.core.ids import FunctionID, ObjectID, TaskID
 from sundog.core.machine import Fact
@@ -429,4 +453,5 @@ Message = (
     | TaskWaits | TaskWithdrawn
     | NodeHolds | NodeReleases | ObjectsReleased | TaskEnded | TaskSettled | TaskLeaving | ObjectsElsewhere
     | FetchRequested | FetchAnswered | TasksRetired
+    | ServiceRestarted | TasksListed | TasksResent | ReferencesResent | EndsHeard | ServiceRecovered | ObjectsKnown | NodeSilent
 )  # fmt: skip

@@ -1,0 +1,156 @@
+"""A global scheduler that begins anew where another has died, and what it has to find out first.
+
+Nodes tell (``TasksResent``) which tasks they have given away and not got back, which of others they have, and which of these are
+over, as far as no scheduler has said that it heard of it. A task is placed again if nobody has it. Messages that the dead one
+sent have arrived before its successor's question, and what it had not heard is told again, so nothing runs twice, unless a node
+was lost while no scheduler was whole: then a task that nobody has may have been there. It counts as lost with that node once, as
+if the scheduler had seen it: one that may not run again fails.
+
+How many nodes a waiting task has been lost with before is not known any more: that count begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from sundog.core import messages as msg
+from sundog.core.actions import Send
+from sundog.core.config import Config
+from sundog.core.global_scheduler import LOSS_SHIFT, Assigned, GlobalScheduler, Holdings, Waiting
+from sundog.core.ids import HOST, Address, TaskID, address, node_of
+from sundog.core.machine import Action, Event, Rng
+from sundog.core.placement import PlacementPolicy
+from sundog.core.recovery import Recovery, Service
+from sundog.core.task import FailureKind, Result, failed
+from sundog.core.units import Nanos
+
+#: Starts of a body that placements of earlier incarnations may have made: what it creates is named after the number of its start.
+_INCARNATION_SHIFT = 12
+_INCARNATIONS = 16
+_LOSSES = 256
+
+
+class RestartedScheduler(GlobalScheduler):
+    """See the module. ``node_was_lost``: since a scheduler was last whole."""
+
+    HEARS = (*GlobalScheduler.HEARS, msg.TasksResent)
+
+    def __init__(
+        self,
+        config: Config,
+        here: Address,
+        policy: PlacementPolicy,
+        rng: Rng | None,
+        holdings: Holdings | None,
+        recovery: Recovery,
+        *,
+        node_was_lost: bool,
+    ) -> None:
+        super().__init__(config, here, policy, rng, holdings)
+        self._recovery = recovery
+        self._node_was_lost = node_was_lost
+        self._recovering = True
+        #: Of this recovery: tasks that were settled, and those that are known from nothing but a node's answer.
+        self._settled: dict[TaskID, None] = {}
+        self._resent: dict[TaskID, None] = {}
+        self._handlers |= {msg.TasksResent: self._on_tasks_resent}
+
+    # -- the door
+
+    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Machine``."""
+        if not self._recovering:
+            return super().step(now, events)
+        for sender, fact in events:
+            # That a task is over means nothing before it is known whose it was; the node will tell again.
+            if type(fact) is not msg.TaskEnded or not self._recovery.awaits(node_of(sender)):
+                self._handlers[type(fact)](sender, fact)
+        if not self._recovery:
+            self._recovering = False
+            self._recover()
+            return super().step(now, ())
+        actions, self._actions = self._actions, []
+        actions += [Send(self.here, msg.NodeSilent(node)) for node in self._recovery.silent(now)]
+        return actions
+
+    @property
+    def recovering(self) -> bool:
+        """See ``GlobalScheduler``."""
+        return self._recovering
+
+    def next_deadline(self) -> Nanos | None:
+        """See ``machine.Machine``."""
+        return self._recovery.next_deadline() if self._recovering else super().next_deadline()
+
+    def check_invariants(self) -> None:
+        """See ``machine.Machine``: what waits has no deadlines before everything is known."""
+        if not self._recovering:
+            super().check_invariants()
+
+    # -- facts
+
+    def _on_tasks_resent(self, sender: Address, fact: msg.TasksResent) -> None:
+        if not self._recovery.heard(fact.node, fact.incarnation):
+            return
+        for assigned in fact.assigned:
+            self._on_assigned_there(fact, assigned)
+        for ended in fact.ended:
+            self._on_task_ended(sender, ended)
+        for spilled in fact.spilled:
+            task_id = spilled.spec.task_id
+            if task_id not in self._settled and task_id not in self._shapes and task_id not in self.assigned:
+                # Earlier placements may have begun it: their starts are not known here.
+                starts = spilled.starts + (self._recovery.incarnation % _INCARNATIONS << _INCARNATION_SHIFT)
+                self._on_task_spilled(sender, msgspec.structs.replace(spilled, starts=starts))
+                self._resent[task_id] = None
+
+    def _on_assigned_there(self, fact: msg.TasksResent, there: msg.TaskAssigned) -> None:
+        spec = there.spec
+        wanted = False
+        if spec.task_id in self._shapes:
+            wanted = self._remove(spec.task_id).rebuild
+            self._resent.pop(spec.task_id, None)
+        origin = self.here if there.rebuild else address(node_of(there.submitter), HOST)
+        losses = (there.starts >> LOSS_SHIFT) % _LOSSES
+        task = Waiting(spec, there.submitter, origin, there.starts, there.rebuild, losses)
+        self.assigned[spec.task_id] = Assigned(task, fact.node, wanted and not there.rebuild)
+        self._with[fact.node] = self._with.get(fact.node, 0) + 1
+
+    def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:
+        if self._recovering:
+            self._settled[fact.task_id] = None
+            waiting = self._shapes.get(fact.task_id)
+            if waiting is not None and not self.waiting[waiting][fact.task_id].rebuild:
+                self._remove(fact.task_id)
+        super()._on_task_ended(sender, fact)
+
+    def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
+        if self._recovery.lost(fact.node):
+            self._node_was_lost = True
+        super()._on_node_lost(sender, fact)
+
+    # -- decisions
+
+    def _recover(self) -> None:
+        """Everybody has told: go on as a scheduler that was never gone."""
+        resent, self._resent, self._settled = self._resent, {}, {}
+        if self._node_was_lost:
+            for task_id in resent:
+                if task_id in self._shapes:
+                    self._may_have_run(self._remove(task_id))
+        self._nodes_changed = True
+        self._actions.append(Send(self.here, msg.ServiceRecovered(Service.GLOBAL_SCHEDULER)))
+
+    def _may_have_run(self, task: Waiting) -> None:
+        """Nobody has it, and a node was lost that perhaps had."""
+        spec = task.spec
+        if spec.retries_max:
+            self._again(task)
+            return
+        text = (
+            f"a node was lost while the global scheduler was down, and {spec.name} may have run there; "
+            f"it may not run again (max_retries=0)"
+        )
+        self._actions.append(Send(task.origin, msg.TaskSettled(spec.task_id, (Result(failed(FailureKind.WORKER_CRASHED, text)),))))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from sundog.backends.functions import Definition
     from sundog.backends.session import Session
 
+#: What :func:`pack_arguments` makes of none.
+NO_ARGUMENTS = dumps(((), {}), PROTOCOL)
+
 Places = tuple[tuple[int | str, int], ...]
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sundog.backends import culprit
-from sundog.backends.arguments import pack_arguments, pack_simple
+from sundog.backends.arguments import NO_ARGUMENTS, pack_arguments, pack_simple
 from sundog.backends.base import Port
 from sundog.backends.exceptions import (
     Details,
@@ -61,8 +61,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _FIRST_RETURN = (1).to_bytes(4, "big")
-_NO_ARGUMENTS_DATA = dumps(((), {}), PROTOCOL)
-_NO_ARGUMENTS = Value(len(_NO_ARGUMENTS_DATA), PICKLE, _NO_ARGUMENTS_DATA)
+_NO_ARGUMENTS = Value(len(NO_ARGUMENTS), PICKLE, NO_ARGUMENTS)
 #: Extents of which this process keeps a view, and with it a grant, until their last reference dies: the latest so many.
 _KEPT_MAX = 16
 #: A put of more than this is told at once, lest the facts hold too much memory.

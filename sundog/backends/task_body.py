@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from sundog.backends.arguments import unpack_arguments
+from sundog.backends.arguments import NO_ARGUMENTS, unpack_arguments
 from sundog.backends.exceptions import FunctionMissingError, SerializationError, TaskError
 from sundog.backends.pickling import ATOMS, PROTOCOL
 from sundog.backends.serialization import ERROR, PICKLE, ErrorReport, dumps, loads, pack, unpack
@@ -31,7 +31,12 @@ _TRACEBACK_MAX = 20_000
 ERROR_BYTES_MAX = 1 << 20
 
 
-class Outcome(NamedTuple):
+_NONE_DATA = dumps(None, PROTOCOL)
+#: What most tasks return that return nothing.
+_NONE = (Result(Value(len(_NONE_DATA), PICKLE, _NONE_DATA)),)
+
+
+class Outcome(msgspec.Struct, frozen=True):
     """How a body ended: its ``results`` for TaskFinished; if it ``failed``, that is one error."""
 
     results: tuple[Result, ...]
@@ -54,6 +59,7 @@ class TaskBody:
         self, session: Session, on_call: Callable[[TaskSpec, tuple[Any, ...], dict[str, Any]], None] | None = None
     ) -> None:
         self._session = session
+        self._loaded = session.functions.loaded
         self._on_call = on_call
 
     def __call__(self, run: RunTask, function: FunctionDelivered | None, values: Sequence[Value]) -> Outcome:
@@ -66,7 +72,7 @@ class TaskBody:
         retry_exceptions: tuple[type[BaseException], ...] = ()
         loading = 0
         try:
-            loaded = session.functions.loaded.get(spec.function_id)
+            loaded = self._loaded.get(spec.function_id)
             if loaded is None:
                 began = session.now()
                 try:
@@ -81,7 +87,9 @@ class TaskBody:
                 self._on_call(spec, args, kwargs)
             returned = loaded.call(*args, **kwargs)
             del args, kwargs
-            return Outcome(pack_results(session, spec, returned), kept=returned, loading=loading)
+            if returned is None and spec.return_count == 1:
+                return Outcome(_NONE) if not loading else Outcome(_NONE, loading=loading)
+            return Outcome(pack_results(session, spec, returned), False, False, returned, loading)
         except BaseException as error:
             retryable = bool(retry_exceptions) and isinstance(error, retry_exceptions)
             return Outcome(pack_error(session, error, spec), True, retryable, loading=loading)
@@ -94,6 +102,9 @@ def load_arguments(session: Session, run: RunTask, values: Sequence[Value]) -> t
     """
     spec = run.spec
     arguments = spec.arguments
+    if not spec.dependencies and arguments.offset < 0:
+        data = arguments.data
+        return ((), {}) if data == NO_ARGUMENTS else _unpacked(spec, data, ())
     given: list[Any] = []
     taken = 0
     try:
@@ -122,6 +133,9 @@ def return_grants(session: Session, run: RunTask, values: Sequence[Value], taken
 
 def _unpacked(spec: TaskSpec, data: bytes | memoryview, given: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
+        if not given and spec.arguments.format == PICKLE:
+            args, kwargs = loads(data)
+            return args, kwargs
         return unpack_arguments(spec.arguments.format, data, given)
     except Exception as error:
         raise SerializationError(

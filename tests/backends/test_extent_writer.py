@@ -56,7 +56,7 @@ def test_segments_arrive_whole_whoever_copies_them(
     if not numpy_loaded:
         monkeypatch.setattr(extent_writer, "_copier", lambda: extent_writer._copy)
     body = content(37 * PIECE + 11)
-    segments = [b"head" * 16, memoryview(body), b"", b"tail"]
+    segments: list[bytes | memoryview] = [b"head" * 16, body.data, b"", b"tail"]
     size = sum(map(len, segments))
     arena.write(64, 1, warm=False)[:] = b"!"
     offset = PIECE - 128
@@ -71,8 +71,8 @@ def test_segments_arrive_whole_whoever_copies_them(
 def test_pages_of_an_extent_that_others_wrote_are_mapped_before_the_copy(arena: SharedArena) -> None:
     other = SharedArena(os.dup(arena.fd), SIZE)
     body = content(3 * MIB)
-    other.fill(0, len(body), False, [memoryview(body)])
-    arena.fill(0, len(body), True, [memoryview(body)])
+    other.fill(0, len(body), False, [body.data])
+    arena.fill(0, len(body), True, [body.data])
     assert written(arena, 0, len(body)) == body.tobytes()
     other.close()
 
@@ -116,10 +116,10 @@ def test_an_error_in_one_piece_is_raised_when_all_have_stopped(
     monkeypatch.setattr(extent_writer.ExtentWriter, "reserve", full)
     body = content(40 * PIECE)
     with pytest.raises(OSError, match="No space left"):
-        arena.fill(0, len(body), False, [memoryview(body)])
+        arena.fill(0, len(body), False, [body.data])
     assert not active
     monkeypatch.setattr(extent_writer.ExtentWriter, "reserve", reserve)
-    arena.fill(0, len(body), False, [memoryview(body)])
+    arena.fill(0, len(body), False, [body.data])
     assert written(arena, 0, len(body)) == body.tobytes()
 
 

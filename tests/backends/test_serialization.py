@@ -342,7 +342,7 @@ def test_a_failed_write_gives_its_extent_back(monkeypatch: pytest.MonkeyPatch):
 def test_a_very_large_buffer_keeps_clear_of_its_source_in_the_page(wrap: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(serialization, "_MOVED_BYTES_MIN", 10_000)
     array = np.arange(5000, dtype=np.int32)
-    source = memoryview(array).cast("B")
+    source = array.data.cast("B")
     address = array.__array_interface__["data"][0]
     packed = pack(None, wrap(array))
     moves = set()

@@ -41,7 +41,7 @@ def supermarket_response(probes: int, load: float) -> float:
         return 1 / (1 - load)
     total, step = 0.0, 1
     while True:
-        term = load ** ((probes**step - probes) / (probes - 1))
+        term: float = load ** ((probes**step - probes) / (probes - 1))
         total += term
         step += 1
         if term < 1e-15:

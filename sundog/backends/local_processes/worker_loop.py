@@ -45,6 +45,9 @@ HELP_AFTER = 0.001
 #: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
 HELP_IDLE_MAX = 8
 
+_clock = time.monotonic_ns
+_claim = os.eventfd_read
+
 #: The exit code of a worker whose state an exception left unknown.
 BROKEN_STATUS = 70
 
@@ -85,6 +88,10 @@ class WorkerPort:
         self._means: dict[FunctionID, Nanos] = {}
         self.output = WorkerOutput(self._arm)
         self._random = RandomStreams(by_task_seeds)
+        self._seeded = by_task_seeds
+        self._flush_before_body = config.flush_before_body
+        self._flush_after = config.flush_after
+        self._mean_shift = config.mean_shift
         self._requests = itertools.count(1)
         self._stopping = False
         #: The task that runs or ran last; its execution's names.
@@ -128,47 +135,44 @@ class WorkerPort:
     def _execute(self, run: msg.RunTask, body: Body) -> None:
         """Run one task of the pipeline if it can still be claimed. The main thread holds ``_pumping``."""
         try:
-            os.eventfd_read(self._tokens_fd)
+            _claim(self._tokens_fd)
         except BlockingIOError:
             return  # reclaimed (P1)
-        executor = self._executor
-        values = executor.values(run)
+        executor, spec, sequence = self._executor, run.spec, run.sequence
+        values = executor.values(run) if run.values else ()
         if values is None:
-            self._progress[STARTED] = self._progress[FINISHED] = run.sequence
+            self._progress[STARTED] = self._progress[FINISHED] = sequence
             self.facts.append(executor.skip(run))
             return
-        function_id = run.spec.function_id
+        function_id = spec.function_id
         mean = self._means.get(function_id)
-        pump = self._pump
-        began = time.monotonic_ns()
-        if self.facts and (
-            mean is None or mean > self.config.flush_before_body or began - pump.turned_at > self.config.flush_after
-        ):
+        pump, output = self._pump, self.output
+        began = _clock()
+        if self.facts and (mean is None or mean > self._flush_before_body or began - pump.turned_at > self._flush_after):
             self._turn()
-            began = time.monotonic_ns()
-        self._begin(run)
+            began = _clock()
+        self._run = run
+        self._main_ids = None
+        self._lanes = itertools.count(1)
+        self._blocked = 0
+        output.task = spec.name
+        if self._seeded:
+            self._random.begin(spec.task_id)
+        self._progress[STARTED] = sequence
         self._release()
         try:
             outcome = body(run, self._functions.get(function_id), values)
         finally:
             self._take()
-        self.output.end()
-        took = time.monotonic_ns() - began - self._blocked - outcome.loading
-        self._progress[FINISHED] = run.sequence
-        self._means[function_id] = took if mean is None else mean + (took - mean >> self.config.mean_shift)
-        self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
+        if output.touched:
+            output.end()
+        output.task = ""
+        took = _clock() - began - self._blocked - outcome.loading
+        self._progress[FINISHED] = sequence
+        self._means[function_id] = took if mean is None else mean + (took - mean >> self._mean_shift)
+        self.facts.append(msg.TaskFinished(spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
         if not outcome.failed:
             executor.finished(run, outcome.results)
-
-    def _begin(self, run: msg.RunTask) -> None:
-        self._run = run
-        self._main_ids = None
-        self._lanes = itertools.count(1)
-        self._blocked = 0
-        self.output.begin(run.spec.name)
-        if self._random.by_task:
-            self._random.begin(run.spec.task_id)
-        self._progress[STARTED] = run.sequence
 
     def _route(self, message: Fact) -> bool:
         """Take what is meant for the pipeline; False for what is the client machine's."""
@@ -212,7 +216,10 @@ class WorkerPort:
         """Main thread: a body is about to run, or to go on."""
         self._pumping.release()
         self._main_pumps = False
-        if self._pump.waiters or (self._helper_asleep and self._helper_needed()):
+        if self._helper_asleep:
+            if self._helper_needed():
+                self._wake_helper()
+        elif self._pump.waiters:
             self._wake_helper()
 
     # -- the helper thread ----------------------------------------------------------------------------------------------------

@@ -27,11 +27,10 @@ END_OF_TASK = marker("")
 class MarkedStream(io.BufferedIOBase):
     """The binary stream beneath a worker's text stream. ``arm`` is called when text waits for its line to end."""
 
-    def __init__(self, fd: int, arm: Callable[[], None]) -> None:
+    def __init__(self, fd: int, output: WorkerOutput, arm: Callable[[], None]) -> None:
         self._fd = fd
+        self._output = output
         self._arm = arm
-        #: The name of the task that runs.
-        self._task = ""
         self._marked = False
         self._parts: list[bytes] = []
         self._lock = threading.Lock()
@@ -58,6 +57,7 @@ class MarkedStream(io.BufferedIOBase):
         part = bytes(text)
         with self._lock:
             self._parts.append(part)
+            self._output.touched = True
             if b"\n" in part:
                 self._emit()
                 return len(part)
@@ -75,10 +75,6 @@ class MarkedStream(io.BufferedIOBase):
         """Whether text waits for the end of its line."""
         return bool(self._parts)
 
-    def begin(self, task: str) -> None:
-        """A task of this name begins."""
-        self._task = task
-
     def end(self) -> None:
         """The task ends: everything that it printed leaves now."""
         if self._marked or self._parts:
@@ -86,7 +82,6 @@ class MarkedStream(io.BufferedIOBase):
                 self._emit()
                 self._write(END_OF_TASK)
                 self._marked = False
-        self._task = ""
 
     def renew_lock(self) -> None:
         """In a forked child: the thread that held the lock is not here."""
@@ -96,8 +91,9 @@ class MarkedStream(io.BufferedIOBase):
         parts, self._parts = self._parts, []
         if not parts:
             return
-        if self._task and not self._marked:
-            parts.insert(0, marker(self._task))
+        task = self._output.task
+        if task and not self._marked:
+            parts.insert(0, marker(task))
             self._marked = True
         self._write(b"".join(parts))
 
@@ -113,7 +109,11 @@ class WorkerOutput:
     """Both streams of a worker. ``arm`` is called when something waits for :meth:`flush`."""
 
     def __init__(self, arm: Callable[[], None]) -> None:
-        self._streams = (MarkedStream(STDOUT, arm), MarkedStream(STDERR, arm))
+        #: The name of the task that runs: what is printed is its output. Set by the loop.
+        self.task = ""
+        #: Something was printed since the last :meth:`end`.
+        self.touched = False
+        self._streams = (MarkedStream(STDOUT, self, arm), MarkedStream(STDERR, self, arm))
         os.register_at_fork(after_in_child=self._forked)
 
     def install(self) -> None:
@@ -125,13 +125,9 @@ class WorkerOutput:
         sys.stderr = err
         sys.__dict__.update(__stdout__=out, __stderr__=err)  # for those who put the original back
 
-    def begin(self, name: str) -> None:
-        """A task begins: what is printed from here on is its output."""
-        for stream in self._streams:
-            stream.begin(name)
-
     def end(self) -> None:
-        """The task is over; its output must have left before its result does."""
+        """The task is over; its output must have left before its result does. Need not be called unless ``touched``."""
+        self.touched = False  # first: what another thread prints meanwhile touches again
         for stream in self._streams:
             stream.end()
 
@@ -143,7 +139,7 @@ class WorkerOutput:
     @property
     def waiting(self) -> bool:
         """Whether :meth:`flush` would do anything."""
-        return self._streams[0].waiting or self._streams[1].waiting
+        return self.touched and (self._streams[0].waiting or self._streams[1].waiting)
 
     def _forked(self) -> None:
         for stream in self._streams:

@@ -163,10 +163,11 @@ class ClusterObjectManager(ObjectManager):
         super()._on_task_retired(sender, fact)
         foreign = self.foreign.pop(fact.spec.task_id, None)
         if foreign is not None:
-            self._end_foreign(fact.spec, foreign.rebuild)
+            self._end_foreign(foreign)
 
-    def _end_foreign(self, spec: TaskSpec, rebuild: bool) -> None:
+    def _end_foreign(self, declared: msg.TaskDeclared) -> msg.TaskEnded:
         """Say what the task returned: small values at once, of others that they are here."""
+        spec, rebuild = declared.spec, declared.rebuild
         ids = return_ids(spec.task_id, spec.return_count)
         results: list[Result] = []
         kept: list[tuple[ObjectID, int]] = []
@@ -186,6 +187,7 @@ class ClusterObjectManager(ObjectManager):
         ended = msg.TaskEnded(spec.task_id, self._node, () if rebuild else tuple(results), tuple(kept))
         self._announce.say(ended)
         self._let_go(ids)
+        return ended
 
     # -- what is shared ------------------------------
 

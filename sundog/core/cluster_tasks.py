@@ -18,6 +18,7 @@ from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, node_of
 from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.offers import Offers
+from sundog.core.recovery import Service
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
 from sundog.core.task_record import TaskRecord, set_state
 from sundog.core.task_table import UNKNOWN_FUNCTION
@@ -31,14 +32,16 @@ _ARGUMENTS = -1
 class ClusterScheduler(LocalScheduler):
     """See the module."""
 
-    HEARS = (*LocalScheduler.HEARS, msg.TaskSettled, msg.TaskWithdrawn, msg.ObjectsElsewhere, msg.NodeLost)
+    HEARS = (*LocalScheduler.HEARS, msg.TaskSettled, msg.TaskWithdrawn, msg.ObjectsElsewhere, msg.NodeLost, msg.ServiceRestarted)
     #: What was spilled is on its way as far as this node can know.
     _UNSTARTED = (_WAITING, _READY)
 
     def __init__(self, config: Config, node: NodeID, here: Address, head: Address, driver: Address, first: ProcessID) -> None:
         super().__init__(config, node, here, head, driver, first)
-        #: Tasks of other nodes that are here; True if lineage asked for them.
-        self.foreign: dict[TaskID, bool] = {}
+        #: Tasks of other nodes that are here, as they were assigned.
+        self.foreign: dict[TaskID, msg.TaskAssigned] = {}
+        #: A global scheduler that begins anew is to hear of all tasks: its incarnation.
+        self._asked_by: int | None = None
         #: Others that are known: to the head all, to the rest the head.
         self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
         self.pipelines.others = bool(self._peers)
@@ -52,6 +55,7 @@ class ClusterScheduler(LocalScheduler):
             msg.TaskWithdrawn: self._on_task_withdrawn,
             msg.ObjectsElsewhere: self._on_objects_elsewhere,
             msg.NodeLost: self._on_node_lost,
+            msg.ServiceRestarted: self._on_service_restarted,
         }
 
     # -- the door ------------------------------
@@ -69,6 +73,8 @@ class ClusterScheduler(LocalScheduler):
                     self._spill(record)
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
+        if self._asked_by is not None:
+            self._list_tasks(self._asked_by)
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
@@ -152,7 +158,7 @@ class ClusterScheduler(LocalScheduler):
             spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
         )
         self.tasks[spec.task_id] = record
-        self.foreign[spec.task_id] = fact.rebuild
+        self.foreign[spec.task_id] = fact
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
         if function is None:
@@ -203,6 +209,23 @@ class ClusterScheduler(LocalScheduler):
             self.pipelines.others = True
             if self._report_at is None:
                 self._report_at = self._now
+
+    def _on_service_restarted(self, sender: Address, fact: msg.ServiceRestarted) -> None:
+        if fact.service == Service.GLOBAL_SCHEDULER:
+            self._asked_by = fact.incarnation
+
+    def _list_tasks(self, incarnation: int) -> None:
+        """For a global scheduler that begins anew: functions and load, and, behind all that has been said of tasks, the tasks."""
+        self._asked_by = None
+        self._actions += [
+            Send(self._head, msg.FunctionExported(function_id, function.name, function.code))
+            for function_id, function in self.pipelines.functions.items()
+        ]
+        spilled = [msg.TaskSpilled(r.spec, r.submitter, r.starts) for r in self.tasks.values() if r.state is _SPILLED]
+        listed = msg.TasksListed(incarnation, tuple(spilled), tuple(self.foreign.values()))
+        self._actions.append(Send(self._here, listed))
+        if self._report_at is not None:
+            self._report(self._now)
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         self._peers.pop(fact.node, None)

@@ -29,7 +29,7 @@ from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import HOST, Address, FunctionID, NodeID, ObjectID, TaskID, address, node_of
-from sundog.core.machine import Action, Event, Rng
+from sundog.core.machine import Action, Event, Fact, Rng
 from sundog.core.placement import NodeView, PlacementPolicy, amount_of, fits
 from sundog.core.resources import CPU, GPU, UNIT, Shape, describe
 from sundog.core.task import FailureKind, Result, TaskSpec, failed
@@ -37,7 +37,7 @@ from sundog.core.units import Nanos
 
 _NOBODY_HOLDS: Mapping[NodeID, int] = {}
 #: Starts of a body that a lost node may have made: the next node counts from beyond them.
-_LOSS_SHIFT = 16
+LOSS_SHIFT = 16
 _OPTION = {CPU: "num_cpus", GPU: "num_gpus"}
 
 
@@ -48,7 +48,9 @@ class Holdings(Protocol):
         """Return how many bytes of these objects each node holds; nodes that hold none are left out."""
 
 
-class _Waiting(msgspec.Struct, frozen=True, gc=False):
+class Waiting(msgspec.Struct, frozen=True, gc=False):
+    """A task without a place."""
+
     spec: TaskSpec
     submitter: Address
     #: The host that spilled it, which is told if it cannot be placed.
@@ -59,8 +61,10 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
     losses: int = 0
 
 
-class _Assigned(msgspec.Struct, gc=False):
-    task: _Waiting
+class Assigned(msgspec.Struct, gc=False):
+    """A task with a node."""
+
+    task: Waiting
     node: NodeID
     #: Lineage wants its results, although the node that waits for them is lost.
     wanted: bool = False
@@ -79,7 +83,7 @@ class GlobalScheduler:
     ``rng`` is for policies that draw; ``holdings`` may be left out where placement need not know about objects.
     """
 
-    HEARS = (
+    HEARS: tuple[type[Fact], ...] = (
         msg.TaskSpilled, msg.TaskWithdrawn, msg.TaskEnded, msg.LoadReported, msg.FunctionExported, msg.NodeJoined, msg.NodeLost,
     )  # fmt: skip
 
@@ -90,13 +94,14 @@ class GlobalScheduler:
         self.here = here
         self._policy = policy
         self._rng: Rng = rng if rng is not None else _NoRng()
-        self._holdings = holdings
+        #: Another one once the directory has died and begun anew.
+        self.holdings = holdings
         self.nodes: dict[NodeID, NodeView] = {}
         #: What waits for a place, by shape, each in order of arrival. Never an empty dict inside.
-        self.waiting: dict[Shape, OrderedDict[TaskID, _Waiting]] = {}
+        self.waiting: dict[Shape, OrderedDict[TaskID, Waiting]] = {}
         self._shapes: dict[TaskID, Shape] = {}
         #: What is with a node, until it is over; and how much each has.
-        self.assigned: dict[TaskID, _Assigned] = {}
+        self.assigned: dict[TaskID, Assigned] = {}
         self._with: dict[NodeID, int] = {}
         #: How many tasks each node has handed up, and been given, since it is known.
         self.spilled: dict[NodeID, int] = {}
@@ -107,6 +112,8 @@ class GlobalScheduler:
         #: Functions in the order in which they were exported, and how many of them each node has been told of.
         self._exports: list[msg.FunctionExported] = []
         self._introduced: dict[NodeID, int] = {}
+        #: Ends of which the nodes do not know yet that they were heard: they hear it after their next report.
+        self._heard: dict[NodeID, list[TaskID]] = {}
         self._lost: dict[NodeID, None] = {}
         self._actions: list[Action] = []
         #: When a task that no node could hold fails.
@@ -147,6 +154,11 @@ class GlobalScheduler:
             actions.append(Send(task.origin, msg.TaskInfeasible(task_id, message)))
         return actions
 
+    @property
+    def recovering(self) -> bool:
+        """Whether it has begun anew, and does not know everything yet."""
+        return False
+
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
         return self._graces.next()
@@ -175,9 +187,9 @@ class GlobalScheduler:
             return
         node = node_of(sender)
         self.spilled[node] = self.spilled.get(node, 0) + 1
-        self._wait(_Waiting(spec, fact.submitter, sender, fact.starts, fact.rebuild))
+        self._wait(Waiting(spec, fact.submitter, sender, fact.starts, fact.rebuild))
 
-    def _wait(self, task: _Waiting) -> None:
+    def _wait(self, task: Waiting) -> None:
         spec = task.spec
         task_id, shape = spec.task_id, spec.resources
         tasks = self.waiting.get(shape)
@@ -200,6 +212,10 @@ class GlobalScheduler:
 
     def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:
         """Free what is counted for it, tell the directory of what stays there, and the one that waits of the rest."""
+        heard = self._heard.get(fact.node)
+        if heard is None:
+            heard = self._heard[fact.node] = []
+        heard.append(fact.task_id)
         assigned = self.assigned.get(fact.task_id)
         if assigned is None or assigned.node != fact.node:
             self._announce(fact)  # nobody waits: the copies that nobody holds go
@@ -240,6 +256,8 @@ class GlobalScheduler:
             # What is on its way to the node is not in its report.
             queued = max(fact.queued, self._with.get(fact.node, 0) - amount_of(CPU, known.capacity) // UNIT)
             self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean))
+        if fact.node in self._heard:
+            self._actions.append(Send(sender, msg.EndsHeard(tuple(self._heard.pop(fact.node)))))
 
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
         self._could_fit = {}
@@ -253,6 +271,7 @@ class GlobalScheduler:
         self._with.pop(fact.node, None)
         self._told.pop(fact.node, None)
         self._introduced.pop(fact.node, None)
+        self._heard.pop(fact.node, None)
         self._lost[fact.node] = None
         for task_id in [t for t, shape in self._shapes.items() if self._is_orphan(self.waiting[shape][t])]:
             self._remove(task_id)
@@ -261,11 +280,11 @@ class GlobalScheduler:
             if assigned.wanted or not self._is_orphan(assigned.task):
                 self._place_again(assigned, fact.node)
 
-    def _is_orphan(self, task: _Waiting) -> bool:
+    def _is_orphan(self, task: Waiting) -> bool:
         """Tell whether nobody waits for the task any more."""
         return node_of(task.origin) in self._lost and not task.rebuild
 
-    def _place_again(self, assigned: _Assigned, node: NodeID) -> None:
+    def _place_again(self, assigned: Assigned, node: NodeID) -> None:
         """The node that had the task is gone: place it again, if it may run again."""
         task, spec = assigned.task, assigned.task.spec
         if task.losses < spec.retries_max:
@@ -279,8 +298,8 @@ class GlobalScheduler:
             result = Result(failed(FailureKind.WORKER_CRASHED, text))
             self._actions.append(Send(task.origin, msg.TaskSettled(spec.task_id, (result,))))
 
-    def _again(self, task: _Waiting) -> None:
-        starts = task.starts + (1 << _LOSS_SHIFT)
+    def _again(self, task: Waiting) -> None:
+        starts = task.starts + (1 << LOSS_SHIFT)
         self._wait(msgspec.structs.replace(task, starts=starts, losses=task.losses + 1))
 
     def _set_node(self, view: NodeView) -> None:
@@ -298,14 +317,14 @@ class GlobalScheduler:
             task = tasks[task_id]
             spec = task.spec
             holders = _NOBODY_HOLDS
-            if self._holdings is not None and spec.dependencies:
-                holders = self._holdings.bytes_held(spec.dependencies)
+            if self.holdings is not None and spec.dependencies:
+                holders = self.holdings.bytes_held(spec.dependencies)
             node = self._policy.choose(spec, holders, self._rng)
             if node is None:
                 break
             self._remove(task_id)
             self._assign(node, shape)
-            self.assigned[task_id] = _Assigned(task, node)
+            self.assigned[task_id] = Assigned(task, node)
             self._introduce(node, actions)
             message = msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)
             actions.append(Send(address(node, HOST), message))
@@ -367,7 +386,7 @@ class GlobalScheduler:
             view = NodeView(node, capacity, free, 0, known.mean)
         self._set_node(view)
 
-    def _remove(self, task_id: TaskID) -> _Waiting:
+    def _remove(self, task_id: TaskID) -> Waiting:
         shape = self._shapes.pop(task_id)
         tasks = self.waiting[shape]
         task = tasks.pop(task_id)

@@ -16,13 +16,12 @@ import msgspec
 from sundog.core import messages as msg
 from sundog.core import placement, tables
 from sundog.core.actions import ClosePeer, Send, StopHost
-from sundog.core.cluster_objects import ClusterObjectManager
 from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
-from sundog.core.events import OutputRead
+from sundog.core.events import OutputRead, ServiceLost, ServiceStarted
 from sundog.core.global_scheduler import GlobalScheduler
-from sundog.core.ids import DRIVER, HOST, Address, NodeID, ProcessID, address, node_of
+from sundog.core.ids import DRIVER, HOST, LOOP, Address, NodeID, ProcessID, address, node_of
 from sundog.core.journal import Journal
 from sundog.core.lineage import Lineage
 from sundog.core.local_scheduler import LocalScheduler
@@ -32,6 +31,10 @@ from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
 from sundog.core.output import OutputBudget
 from sundog.core.placement import NodeView, PlacementPolicy
+from sundog.core.recovery import Recovery, Service
+from sundog.core.restarted_directory import RestartedDirectory
+from sundog.core.restarted_scheduler import RestartedScheduler
+from sundog.core.retold_objects import RetellingObjectManager
 from sundog.core.rng import SplitMix
 from sundog.core.units import Nanos
 
@@ -40,6 +43,10 @@ _ROUNDS_MAX = 1_000
 _ONLY_NODE = NodeID(0)
 _FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
 _FIRST_WORKER = ProcessID(DRIVER + 1)
+#: What the host itself looks at first.
+_LOOKED_AT = (msg.NodeLost, ServiceLost)
+#: Places of the head's services among the machines.
+_PLACES = {Service.GLOBAL_SCHEDULER: 2, Service.DIRECTORY: 3}
 
 
 class Host:
@@ -79,25 +86,28 @@ class Host:
         self.object_manager: ObjectManager
         self.local_scheduler: LocalScheduler
         if clustered:
-            self.object_manager = ClusterObjectManager(config, node, self.here, self._driver, self.head)
+            self.object_manager = RetellingObjectManager(config, node, self.here, self._driver, self.head)
             self.local_scheduler = ClusterScheduler(config, node, self.here, self.head, self._driver, _FIRST_WORKER)
         else:
             self.object_manager = ObjectManager(config, node, self.here, self._driver)
             self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
         self._machines: list[Any] = [self.object_manager, self.local_scheduler]
+        self._rng = rng if rng is not None else SplitMix(0)
+        self._policy = policy
+        #: On the head: services that are dead now, how often each has died, what happened to them in this step, and who was there
+        #: when a global scheduler was last whole.
+        self._dead: dict[Service, None] = {}
+        self._incarnations = dict.fromkeys(Service, 0)
+        self._changes: list[ServiceLost | ServiceStarted] = []
+        self._had_tasks: tuple[NodeID, ...] = ()
         if self.here == self.head:
-            chosen = policy if policy is not None else placement.policy(config.placement_policy)
-            self._add_head(rng if rng is not None else SplitMix(0), chosen)
+            self._add_head()
         self.output = OutputBudget(config)
         #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
         self._last_output: dict[ProcessID, OutputRead] = {}
-        self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         #: What each machine is to hear. The lists stay the same, so that who hears a fact is a tuple of their appends.
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
-        self._stations = list(zip(range(len(self._machines)), self._machines, self._inboxes, strict=True))
-        self._hearers = {fact: tuple([self._inboxes[index].append for index in indices]) for fact, indices in self._routes.items()}
-        #: The same for what comes from outside, without what the host looks at itself.
-        self._door = {fact: appends for fact, appends in self._hearers.items() if fact is not msg.NodeLost}
+        self._wire()
         #: When each machine wants to be stepped, as of its last step.
         self._due_at: list[Nanos | None] = [None for _ in self._machines]
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
@@ -105,10 +115,10 @@ class Host:
         #: The earliest deadline of any machine, as of the end of the last step.
         self._deadline: Nanos | None = None
 
-    def _add_head(self, rng: Rng, policy: PlacementPolicy) -> None:
+    def _add_head(self) -> None:
         config, here = self.config, self.here
         self.directory = ObjectDirectory(config, here)
-        self.global_scheduler = GlobalScheduler(config, here, policy, rng, self.directory)
+        self.global_scheduler = GlobalScheduler(config, here, self._chosen_policy(), self._rng, self.directory)
         self.lineage = Lineage(config, here)
         self._machines += [self.global_scheduler, self.directory, self.lineage]
         if self._clustered:
@@ -116,6 +126,24 @@ class Host:
             self._lost = membership.lost
             self._members = membership.members
             self._machines.append(membership)
+
+    def _chosen_policy(self) -> PlacementPolicy:
+        return self._policy if self._policy is not None else placement.policy(self.config.placement_policy)
+
+    def _wire(self) -> None:
+        """Lay down who hears what, anew whenever a machine was exchanged. What only a dead one hears is dropped."""
+        self._stations = list(zip(range(len(self._machines)), self._machines, self._inboxes, strict=True))
+        self._routes: dict[type, tuple[int, ...]] = self._build_routes()
+        inboxes, dead = self._inboxes, [_PLACES[service] for service in self._dead]
+        self._hearers = {
+            fact: tuple([inboxes[index].append for index in indices if index not in dead])
+            for fact, indices in self._routes.items()
+        }  # fmt: skip
+        if self.here == self.head:
+            for fact in (*RestartedScheduler.HEARS, *RestartedDirectory.HEARS):
+                self._hearers.setdefault(fact, ())
+        #: The same for what comes from outside, without what the host looks at itself.
+        self._door = {fact: appends for fact, appends in self._hearers.items() if fact not in _LOOKED_AT}
 
     def _build_routes(self) -> dict[type, tuple[int, ...]]:
         routes: dict[type, list[int]] = {}
@@ -162,6 +190,9 @@ class Host:
                 self._round(now, actions)
                 continue
             if not self.object_manager.unsettled:
+                if self._changes:
+                    self._change_service(self._changes.pop(0), actions)
+                    continue
                 self._deadline = self._earliest()
                 return actions if self._driver_here else self._relay(actions)
             self._collect(self.object_manager.settle(now), actions)
@@ -204,6 +235,10 @@ class Host:
                 append((sender, fact))
         elif type(fact) is msg.SessionEnded:
             actions.append(StopHost())
+        elif type(fact) is ServiceLost or type(fact) is ServiceStarted:
+            if not self._clustered or self.here != self.head:
+                raise InvariantViolation(f"node {self.node} has no {Service(fact.service).name.lower()} that could die by itself")
+            self._changes.append(fact)  # they die and begin between two steps
         elif type(fact) is OutputRead:
             self._show(now, fact, actions)
         elif type(fact) in _FOR_PEOPLE:
@@ -213,6 +248,67 @@ class Host:
             actions.append(Send(sender, msg.TableGiven(fact.request, msgspec.msgpack.encode(rows))))
         else:
             raise InvariantViolation(f"nobody on this host hears {type(fact).__name__}")
+
+    # -- services of the head that die and begin anew ------------------------------
+
+    def _change_service(self, fact: ServiceLost | ServiceStarted, actions: list[Action]) -> None:
+        service = Service(fact.service)
+        if (service in self._dead) == (type(fact) is ServiceLost):
+            return
+        if type(fact) is ServiceLost:
+            for append in self._hearers.get(ServiceLost, ()):
+                append((LOOP, fact))
+            self._dead[service] = None
+            if service is Service.GLOBAL_SCHEDULER:
+                self._lose_scheduler()
+            else:
+                self.directory = self.global_scheduler.holdings = ObjectDirectory(self.config, self.here)
+                self._exchange(service, self.directory)
+            return
+        del self._dead[service]
+        self._incarnations[service] += 1
+        recovery = Recovery(self.config, self._incarnations[service], self._members)
+        if service is Service.GLOBAL_SCHEDULER:
+            self._restart_scheduler(recovery)
+        else:
+            whole = not (self.global_scheduler.recovering or Service.GLOBAL_SCHEDULER in self._dead)
+            self.directory = RestartedDirectory(self.config, self.here, recovery, scheduler_whole=whole)
+            self.global_scheduler.holdings = self.directory
+            self._exchange(service, self.directory)
+        news = msg.ServiceRestarted(service, recovery.incarnation)
+        for append in self._hearers[msg.ServiceRestarted]:
+            append((self.here, news))
+        actions += [Send(address(node, HOST), news) for node in self._members if node != self.node]
+
+    def _exchange(self, service: Service, machine: Any) -> None:
+        index = _PLACES[service]
+        self._machines[index] = machine
+        self._inboxes[index].clear()
+        self._due_at[index] = None
+        self._wire()
+
+    def _lose_scheduler(self) -> None:
+        """Nothing of it is left; a policy of the user's is told that there are no nodes."""
+        old = self.global_scheduler
+        if not old.recovering:
+            self._had_tasks = tuple(self._members)
+        if self._policy is not None:
+            for node in old.nodes:
+                self._policy.node_lost(node)
+        blank = placement.policy(self.config.placement_policy)
+        self.global_scheduler = GlobalScheduler(self.config, self.here, blank, self._rng, self.directory)
+        self._exchange(Service.GLOBAL_SCHEDULER, self.global_scheduler)
+
+    def _restart_scheduler(self, recovery: Recovery) -> None:
+        """It begins with what membership knows."""
+        lost = any(node not in self._members for node in self._had_tasks)
+        self.global_scheduler = RestartedScheduler(
+            self.config, self.here, self._chosen_policy(), self._rng, self.directory, recovery, node_was_lost=lost
+        )  # fmt: skip
+        self._exchange(Service.GLOBAL_SCHEDULER, self.global_scheduler)
+        inbox = self._inboxes[_PLACES[Service.GLOBAL_SCHEDULER]]
+        inbox += [(self.here, msg.NodeLost(node)) for node in self._lost]
+        inbox += [(self.here, joined) for joined in self._members.values()]
 
     def _show(self, now: Nanos, fact: OutputRead, actions: list[Action]) -> None:
         text, dropped = self.output.admit(now, fact.worker, fact.text)

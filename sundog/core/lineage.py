@@ -28,6 +28,7 @@ from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, ObjectID, TaskID, is_put, producer_of, return_ids
 from sundog.core.machine import Action, Event
+from sundog.core.recovery import Service, first_start
 from sundog.core.task import TaskSpec
 from sundog.core.units import MIB, Nanos
 
@@ -58,7 +59,10 @@ class _Recipe(msgspec.Struct):
 class Lineage:
     """See the module. ``here`` is the address of the host that also runs the global scheduler."""
 
-    HEARS = (msg.RecipesRecorded, msg.RecipesReleased, msg.LocationsAdded, msg.ObjectLost, msg.TaskInfeasible)
+    HEARS = (
+        msg.RecipesRecorded, msg.RecipesReleased, msg.LocationsAdded, msg.ObjectLost, msg.TaskInfeasible,
+        msg.ObjectsKnown, msg.ServiceRestarted,
+    )  # fmt: skip
 
     def __init__(self, config: Config, here: Address) -> None:
         self._config = config
@@ -75,13 +79,15 @@ class Lineage:
         self._evicted: dict[TaskID, int] = {}
         self._acknowledge: dict[Address, int] = {}
         self._losses: dict[ObjectID, dict[Address, None]] = {}
-        self._refusals: list[Action] = []
+        self._said: list[Action] = []
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.RecipesRecorded: self._on_recipes_recorded,
             msg.RecipesReleased: self._on_recipes_released,
             msg.LocationsAdded: self._on_locations_added,
             msg.ObjectLost: self._on_object_lost,
             msg.TaskInfeasible: self._on_task_infeasible,
+            msg.ObjectsKnown: self._on_objects_known,
+            msg.ServiceRestarted: self._on_service_restarted,
         }
 
     # -- the door
@@ -91,7 +97,7 @@ class Lineage:
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
-        actions, self._refusals = self._refusals, []
+        actions, self._said = self._said, []
         for sender, sequence in self._acknowledge.items():
             actions.append(Send(sender, msg.LineageRecorded(sequence)))
         self._acknowledge = {}
@@ -194,7 +200,29 @@ class Lineage:
         wanted, recipe.wanted = recipe.wanted, {}
         for object_id, askers in wanted.items():
             text = f"every copy of object {object_id.hex()} is lost, and it cannot be computed again: {fact.message}"
-            self._refusals += [Send(to, msg.ObjectUnrecoverable(object_id, text)) for to in askers]
+            self._said += [Send(to, msg.ObjectUnrecoverable(object_id, text)) for to in askers]
+
+    def _on_objects_known(self, sender: Address, fact: msg.ObjectsKnown) -> None:
+        """A directory has begun anew: what nobody holds was released while nobody heard of it."""
+        known = dict.fromkeys(fact.object_ids)
+        gone = [o for recipe in self._recipes.values() for o in recipe.unreleased if o not in known]
+        self._on_recipes_released(sender, msg.RecipesReleased(tuple(gone)))
+        left = dict.fromkeys(self._evicted, 0)
+        for object_id in known:
+            task_id = producer_of(object_id)
+            if task_id in left:
+                left[task_id] += 1
+        needed = {producer_of(object_id) for object_id in self._needed_by}
+        self._evicted = {task_id: count for task_id, count in left.items() if count or task_id in needed}
+
+    def _on_service_restarted(self, sender: Address, fact: msg.ServiceRestarted) -> None:
+        """A global scheduler has begun anew: what was to run again has to be submitted once more."""
+        if fact.service != Service.GLOBAL_SCHEDULER:
+            return
+        for recipe in self._recipes.values():
+            if recipe.rerunning:
+                starts = (recipe.reruns << _RERUN_SHIFT) + first_start(fact.incarnation)
+                self._said.append(Send(self._here, msg.TaskSpilled(recipe.spec, recipe.origin, starts, rebuild=True)))
 
     # -- decisions
 

@@ -31,7 +31,7 @@ from sundog.core.units import Nanos
 class Membership:
     """See the module. ``here`` is the head's host, which runs this machine and is never lost to itself."""
 
-    HEARS = (msg.NodeJoined, msg.LoadReported, msg.NodeLost)
+    HEARS = (msg.NodeJoined, msg.LoadReported, msg.NodeLost, msg.NodeSilent)
 
     def __init__(self, config: Config, here: Address) -> None:
         self._config = config
@@ -44,11 +44,13 @@ class Membership:
         self._asked_for: Nanos | None = None
         self._now: Nanos = 0
         self._lost: list[NodeID] = []
+        self._silent: list[NodeID] = []
         self._strangers: dict[NodeID, None] = {}
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.NodeJoined: self._on_node_joined,
             msg.LoadReported: self._on_load_reported,
             msg.NodeLost: self._on_node_lost,
+            msg.NodeSilent: self._on_node_silent,
         }
 
     # -- the door
@@ -65,8 +67,9 @@ class Membership:
         actions: list[Action] = []
         for node in self._lost:  # this host's machines have heard it as this machine did
             self._announce(node, actions, heard_here=True)
-        for node in self._silences.pop_due(now):
-            del self.members[node]
+        silent, self._silent = self._silent, []
+        for node in [*silent, *self._silences.pop_due(now)]:
+            self.members.pop(node, None)
             self._announce(node, actions, heard_here=False)
         actions += [Send(address(node, HOST), msg.NodeLost(node)) for node in self._strangers]
         self._lost = []
@@ -102,6 +105,12 @@ class Membership:
         if self.members.pop(fact.node, None) is not None:
             self._silences.cancel(fact.node)
             self._lost.append(fact.node)
+
+    def _on_node_silent(self, sender: Address, fact: msg.NodeSilent) -> None:
+        if fact.node in self.members:
+            del self.members[fact.node]
+            self._silences.cancel(fact.node)
+            self._silent.append(fact.node)
 
     def _heard_from(self, node: NodeID) -> None:
         if node != self._node:

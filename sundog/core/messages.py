@@ -59,9 +59,6 @@ from sundog.core.host_messages import (
     ObjectLost as ObjectLost,
 )
 from sundog.core.host_messages import (
-    ObjectUnrecoverable as ObjectUnrecoverable,
-)
-from sundog.core.host_messages import (
     ObjectsElsewhere as ObjectsElsewhere,
 )
 from sundog.core.host_messages import (
@@ -75,6 +72,9 @@ from sundog.core.host_messages import (
 )
 from sundog.core.host_messages import (
     ObjectsReleased as ObjectsReleased,
+)
+from sundog.core.host_messages import (
+    ObjectUnrecoverable as ObjectUnrecoverable,
 )
 from sundog.core.host_messages import (
     PinsRevoked as PinsRevoked,
@@ -125,22 +125,22 @@ from sundog.core.host_messages import (
     TaskSettled as TaskSettled,
 )
 from sundog.core.host_messages import (
-    TaskSpilled as TaskSpilled,
-)
-from sundog.core.host_messages import (
-    TaskWaits as TaskWaits,
-)
-from sundog.core.host_messages import (
-    TaskWithdrawn as TaskWithdrawn,
-)
-from sundog.core.host_messages import (
     TasksListed as TasksListed,
+)
+from sundog.core.host_messages import (
+    TaskSpilled as TaskSpilled,
 )
 from sundog.core.host_messages import (
     TasksResent as TasksResent,
 )
 from sundog.core.host_messages import (
     TasksRetired as TasksRetired,
+)
+from sundog.core.host_messages import (
+    TaskWaits as TaskWaits,
+)
+from sundog.core.host_messages import (
+    TaskWithdrawn as TaskWithdrawn,
 )
 from sundog.core.ids import FunctionID, ObjectID, TaskID
 from sundog.core.machine import Fact

@@ -23,11 +23,11 @@ from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import HOST, Address, NodeID, ObjectID, address, node_of
-from sundog.core.machine import Action, Event
+from sundog.core.machine import Action, Event, Fact
 from sundog.core.units import Nanos
 
 
-class _Entry(msgspec.Struct):
+class Entry(msgspec.Struct):
     """An object that has been on several nodes, or has a copy that another may want."""
 
     size: int
@@ -40,13 +40,14 @@ class _Entry(msgspec.Struct):
     home: NodeID | None = None
 
     def lost(self) -> bool:
+        """Tell whether nobody has it, or is to make it."""
         return not self.nodes and self.maker is None
 
 
 class ObjectDirectory:
     """See the module. ``here`` is the address of the host that also runs lineage."""
 
-    HEARS = (
+    HEARS: tuple[type[Fact], ...] = (
         msg.LocationsAdded,
         msg.LocationsRemoved,
         msg.LocationsWanted,
@@ -60,7 +61,9 @@ class ObjectDirectory:
     def __init__(self, config: Config, here: Address) -> None:
         self._config = config
         self._here = here
-        self._entries: dict[ObjectID, _Entry] = {}
+        #: It has begun anew and does not know everything yet: nothing is freed, nothing is lost (``restarted_directory``).
+        self._recovering = False
+        self._entries: dict[ObjectID, Entry] = {}
         #: Ordered sets: what each node holds; who wants to know of an object; what each asker wants to know.
         self._held: dict[NodeID, dict[ObjectID, None]] = {}
         self._askers: dict[ObjectID, dict[Address, None]] = {}
@@ -146,7 +149,7 @@ class ObjectDirectory:
         entries, changed, askers = self._entries, self._changed, self._askers
         for object_id, size in fact.objects:
             entry = entries.get(object_id)
-            if entry is None or not entry.holders:
+            if entry is None or not (entry.holders or self._recovering):
                 self._released.setdefault(fact.node, []).append(object_id)  # they are gone meanwhile
                 continue
             entry.size = size
@@ -161,7 +164,7 @@ class ObjectDirectory:
     def _on_locations_removed(self, sender: Address, fact: msg.LocationsRemoved) -> None:
         for object_id in fact.object_ids:
             entry = self._drop_copy(object_id, fact.node)
-            if entry is None or entry.nodes:
+            if entry is None or entry.nodes or self._recovering:
                 continue
             if entry.holders:
                 self._losses[object_id] = None
@@ -175,7 +178,7 @@ class ObjectDirectory:
             self._askers.setdefault(object_id, {})[sender] = None
             self._questions[sender, object_id] = None
             entry = self._entries.get(object_id)
-            if entry is None or entry.lost():
+            if (entry is None or entry.lost()) and not self._recovering:
                 self._losses[object_id] = None
 
     def _on_locations_unwanted(self, sender: Address, fact: msg.LocationsUnwanted) -> None:
@@ -198,7 +201,7 @@ class ObjectDirectory:
         for object_id in fact.object_ids:
             entry = self._entries.get(object_id)
             if entry is None:
-                entry = self._entries[object_id] = _Entry(0, {}, {})
+                entry = self._entries[object_id] = Entry(0, {}, {})
             entry.holders[fact.node] = None
         for object_id in fact.made_here:
             entry = self._entries[object_id]
@@ -209,10 +212,10 @@ class ObjectDirectory:
     def _on_node_releases(self, sender: Address, fact: msg.NodeReleases) -> None:
         for object_id in fact.object_ids:
             entry = self._entries.get(object_id)
-            if entry is not None and entry.holders.pop(fact.node, 0) is None and not entry.holders:
+            if entry is not None and entry.holders.pop(fact.node, 0) is None and not (entry.holders or self._recovering):
                 self._release(object_id, entry)
 
-    def _release(self, object_id: ObjectID, entry: _Entry) -> None:
+    def _release(self, object_id: ObjectID, entry: Entry) -> None:
         """No node holds references: copies, and what would become one, may go."""
         if entry.home is not None and entry.home not in entry.nodes:
             self._released.setdefault(entry.home, []).append(object_id)
@@ -234,6 +237,8 @@ class ObjectDirectory:
             made_there = entry.maker == fact.node
             if made_there:
                 entry.maker = None
+            if self._recovering:
+                continue
             if not entry.holders:
                 self._release(object_id, entry)
             elif entry.lost() and (made_there or object_id in held):
@@ -259,7 +264,7 @@ class ObjectDirectory:
             return msg.LocationsChanged(object_id, 0, ())
         return msg.LocationsChanged(object_id, entry.size, tuple(entry.nodes))
 
-    def _drop_copy(self, object_id: ObjectID, node: NodeID) -> _Entry | None:
+    def _drop_copy(self, object_id: ObjectID, node: NodeID) -> Entry | None:
         """Forget one copy; return the entry if there was one."""
         entry = self._entries.get(object_id)
         if entry is None or entry.nodes.pop(node, 0) is not None:

@@ -23,11 +23,21 @@ from sundog.core.units import Nanos
 PATIENCE = 2
 
 
+#: Starts of a body that placements of earlier incarnations may have made: what it creates is named after the number of its start.
+_INCARNATION_SHIFT = 12
+_INCARNATIONS = 16
+
+
 class Service(IntEnum):
     """What of the head can die by itself."""
 
     GLOBAL_SCHEDULER = 1
     DIRECTORY = 2
+
+
+def first_start(incarnation: int) -> int:
+    """Return how many starts a task that is placed by this incarnation leaves to placements by earlier ones."""
+    return incarnation % _INCARNATIONS << _INCARNATION_SHIFT
 
 
 class Recovery:

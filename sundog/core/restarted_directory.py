@@ -13,7 +13,7 @@ from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
-from sundog.core.ids import Address, NodeID, ObjectID, node_of
+from sundog.core.ids import Address, ObjectID, node_of
 from sundog.core.machine import Action, Event
 from sundog.core.object_directory import Entry, ObjectDirectory
 from sundog.core.recovery import Recovery, Service
@@ -94,26 +94,29 @@ class RestartedDirectory(ObjectDirectory):
                 self._entry(object_id)
         super()._on_locations_added(sender, fact)
 
-    def _is_unheld(self, entry: Entry) -> bool:
-        return not self._recovering and super()._is_unheld(entry)
+    def _entry(self, object_id: ObjectID) -> None:
+        if object_id not in self._entries:
+            self._entries[object_id] = Entry(0, {}, {})
 
     # -- decisions
 
-    def _lose(self, object_id: ObjectID) -> None:
-        if not self._recovering:
-            super()._lose(object_id)
-
-    def _answer_question(self, asker: Address, object_id: ObjectID, actions: list[Action]) -> None:
-        """That nobody has it is no answer yet; once somebody has, those who asked are told."""
-        entry = self._entries.get(object_id)
-        if not self._recovering or (entry is not None and entry.nodes):
-            super()._answer_question(asker, object_id, actions)
+    def _answer(self, actions: list[Action]) -> None:
+        """That nobody has it is no answer yet: such questions stay."""
+        later: dict[tuple[Address, ObjectID], None] = {}
+        if self._recovering:
+            for asker, object_id in self._questions:
+                entry = self._entries.get(object_id)
+                if entry is None or not entry.nodes:
+                    later[asker, object_id] = None
+            for question in later:
+                del self._questions[question]
+        super()._answer(actions)
+        self._questions = later
 
     def _recover(self, actions: list[Action]) -> None:
         for object_id, entry in list(self._entries.items()):
-            if self._is_unheld(entry):
+            if not entry.holders:
                 self._release(object_id, entry)
         self._unheld = []  # lineage hears what is left instead
-        for object_id in self._askers:
-            self._lose(object_id)
+        self._losses = dict.fromkeys(self._askers)  # those of them that nobody has
         actions.append(Send(self._here, msg.ObjectsKnown(tuple(self._entries))))

@@ -19,16 +19,13 @@ from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.global_scheduler import LOSS_SHIFT, Assigned, GlobalScheduler, Holdings, Waiting
-from sundog.core.ids import HOST, Address, TaskID, address, node_of
+from sundog.core.ids import HOST, Address, NodeID, TaskID, address, node_of
 from sundog.core.machine import Action, Event, Rng
 from sundog.core.placement import PlacementPolicy
-from sundog.core.recovery import Recovery, Service
+from sundog.core.recovery import Recovery, Service, first_start
 from sundog.core.task import FailureKind, Result, failed
 from sundog.core.units import Nanos
 
-#: Starts of a body that placements of earlier incarnations may have made: what it creates is named after the number of its start.
-_INCARNATION_SHIFT = 12
-_INCARNATIONS = 16
 _LOSSES = 256
 
 
@@ -94,42 +91,51 @@ class RestartedScheduler(GlobalScheduler):
     def _on_tasks_resent(self, sender: Address, fact: msg.TasksResent) -> None:
         if not self._recovery.heard(fact.node, fact.incarnation):
             return
+        ended = {end.task_id: end for end in fact.ended}
         for assigned in fact.assigned:
-            self._on_assigned_there(fact, assigned)
-        for ended in fact.ended:
-            self._on_task_ended(sender, ended)
+            self._on_assigned_there(fact.node, assigned, ended.get(assigned.spec.task_id))
         for spilled in fact.spilled:
             task_id = spilled.spec.task_id
             if task_id not in self._settled and task_id not in self._shapes and task_id not in self.assigned:
                 # Earlier placements may have begun it: their starts are not known here.
-                starts = spilled.starts + (self._recovery.incarnation % _INCARNATIONS << _INCARNATION_SHIFT)
+                starts = spilled.starts + first_start(self._recovery.incarnation)
                 self._on_task_spilled(sender, msgspec.structs.replace(spilled, starts=starts))
                 self._resent[task_id] = None
 
-    def _on_assigned_there(self, fact: msg.TasksResent, there: msg.TaskAssigned) -> None:
+    def _on_assigned_there(self, node: NodeID, there: msg.TaskAssigned, ended: msg.TaskEnded | None) -> None:
+        """The node has the task, or had it and it is over."""
         spec = there.spec
-        wanted = False
-        if spec.task_id in self._shapes:
-            wanted = self._remove(spec.task_id).rebuild
-            self._resent.pop(spec.task_id, None)
+        task_id = spec.task_id
+        rebuild: Waiting | None = None
+        if task_id in self._shapes:
+            self._resent.pop(task_id, None)
+            waiting = self._remove(task_id)
+            rebuild = waiting if waiting.rebuild else None
         origin = self.here if there.rebuild else address(node_of(there.submitter), HOST)
         losses = (there.starts >> LOSS_SHIFT) % _LOSSES
         task = Waiting(spec, there.submitter, origin, there.starts, there.rebuild, losses)
-        self.assigned[spec.task_id] = Assigned(task, fact.node, wanted and not there.rebuild)
-        self._with[fact.node] = self._with.get(fact.node, 0) + 1
+        self.assigned[task_id] = Assigned(task, node, rebuild is not None and not there.rebuild)
+        self._with[node] = self._with.get(node, 0) + 1
+        if ended is None:
+            return
+        self.assigned[task_id].wanted = False
+        self._on_task_ended(address(node, HOST), ended)
+        if rebuild is not None and not (there.rebuild and len(ended.kept) == spec.return_count):
+            self._wait(rebuild)
 
     def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:
         if self._recovering:
             self._settled[fact.task_id] = None
-            waiting = self._shapes.get(fact.task_id)
-            if waiting is not None and not self.waiting[waiting][fact.task_id].rebuild:
-                self._remove(fact.task_id)
         super()._on_task_ended(sender, fact)
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         if self._recovery.lost(fact.node):
             self._node_was_lost = True
+        there = [task_id for task_id, assigned in self.assigned.items() if assigned.node == fact.node] if self._recovering else []
         super()._on_node_lost(sender, fact)
+        for task_id in there:
+            if task_id not in self._shapes:
+                self._settled[task_id] = None
 
     # -- decisions
 

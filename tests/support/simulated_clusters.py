@@ -99,7 +99,7 @@ def check_empty(cluster: Cluster) -> None:
         assert scheduler.resources.overdrawn == {}, where
         if manager._CLUSTERED:
             assert (manager.shared, manager.foreign, scheduler.foreign) == ({}, {}, {}), where
-            assert (len(manager.pulls), len(manager.recipes)) == (0, 0), where
+            assert (len(manager.pulls), len(manager.recipes), len(manager.ended)) == (0, 0, 0), where
     assert head.directory._entries == {}
     assert head.directory._askers == {}
     assert head.global_scheduler.waiting == {}
@@ -113,7 +113,9 @@ def port() -> Any:
     return current.session.port
 
 
-def settings(random: Random, *, nodes: int, retries: int, faults: bool, ties: bool = False) -> dict[str, Any]:
+def settings(
+    random: Random, *, nodes: int, retries: int, faults: bool, ties: bool = False, services: bool = True
+) -> dict[str, Any]:
     """Draw a cluster, and faults for it."""
     cpus = [random.choice((1, 1, 2, 3)) for _ in range(nodes)]
     limits = {**_LIMITS, "inline_bytes_max": random.choice((16, 64, 100_000)), "backlog_max": random.choice((0, 1, 64))}
@@ -125,7 +127,7 @@ def settings(random: Random, *, nodes: int, retries: int, faults: bool, ties: bo
         "durations": Exponential(random.choice((1e-4, 2e-3, 2e-2))), "object_store_memory": 4 << 20,
     }  # fmt: skip
     if faults:
-        made["faults"] = swarm(seed, dict(enumerate(cpus)), safety=SAFETY, tasks=60, frames=nodes > 1, services=False)
+        made["faults"] = swarm(seed, dict(enumerate(cpus)), safety=SAFETY, tasks=60, frames=nodes > 1, services=services)
     if ties:
         made["ties"] = seed
     return made

@@ -23,6 +23,10 @@ from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
 from sundog.core.placement import policy
+from sundog.core.recovery import Recovery
+from sundog.core.restarted_directory import RestartedDirectory
+from sundog.core.restarted_scheduler import RestartedScheduler
+from sundog.core.retold_objects import RetellingObjectManager
 
 NODE = NodeID(0)
 HERE = address(NODE, HOST)
@@ -38,11 +42,14 @@ MACHINES: list[Any] = [
     Membership(CONFIG, HERE),
     ObjectDirectory(CONFIG, HERE),
     ObjectManager(CONFIG, NODE, HERE, TO_DRIVER),
+    RestartedDirectory(CONFIG, HERE, Recovery(CONFIG, 1, [NODE]), scheduler_whole=True),
+    RestartedScheduler(CONFIG, HERE, policy("bottom_up"), None, None, Recovery(CONFIG, 1, [NODE]), node_was_lost=False),
+    RetellingObjectManager(CONFIG, NODE, HERE, TO_DRIVER, HERE),
 ]
 #: What a worker's loop itself takes from the node: its pipeline's business, and stopping.
 WORKER_LOOP = {messages.RunTasks, messages.TasksForgotten, messages.FunctionDelivered, messages.StopRequested}
 #: What the host answers itself, for the lack of a machine.
-HOST_ITSELF = {events.OutputRead, messages.TableRequested}
+HOST_ITSELF = {events.OutputRead, events.ServiceStarted, messages.TableRequested}
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: type(machine).__name__)

@@ -13,6 +13,8 @@ from sundog.backends.simulated.fault_language import parse, written
 from sundog.backends.simulated.faults import DisturbFrames, KillNode, KillService, RestartNode, RestartService, Schedule, Service
 from sundog.backends.simulated.network import Network
 from sundog.backends.simulated.swarm import swarm
+from sundog.core import recovery
+from sundog.core.events import ServiceLost, ServiceStarted
 from sundog.core.ids import Address, NodeID, ProcessID, address
 from sundog.core.machine import Fact
 from sundog.core.messages import ExtentGranted, ExtentReturned, ExtentWanted
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 FILLER = ProcessID((1 << 32) - 2)
 _HEAD = NodeID(0)
+#: What a service is to the core.
+_MACHINES = {Service.GLOBAL_SCHEDULER: recovery.Service.GLOBAL_SCHEDULER, Service.DIRECTORY: recovery.Service.DIRECTORY}
 
 
 def schedule_of(faults: Any, cluster: Mapping[int, int], seed: str) -> Schedule | None:
@@ -34,7 +38,7 @@ def schedule_of(faults: Any, cluster: Mapping[int, int], seed: str) -> Schedule 
     if faults is None:
         return None
     if isinstance(faults, str) and faults.strip() == "swarm":
-        faults = swarm(seed, cluster, frames=len(cluster) > 1, services=False)
+        faults = swarm(seed, cluster, frames=len(cluster) > 1, services=len(cluster) > 1)
     if not isinstance(faults, (str, Schedule)):
         raise TypeError(f"faults takes a text such as 'kill node 2 at 1 s', 'swarm', or a Schedule, not {faults!r}")
     schedule = parse(str(faults), cluster)
@@ -42,8 +46,8 @@ def schedule_of(faults: Any, cluster: Mapping[int, int], seed: str) -> Schedule 
         effect = fault.effect
         if isinstance(effect, (KillNode, RestartNode)) and effect.node == _HEAD:
             raise ValueError(f"'{written(fault)}': node 0 is the head, and the driver is on it: with it everything would end")
-        if isinstance(effect, (KillService, RestartService)):
-            raise ValueError(f"'{written(fault)}': the head's services cannot die by themselves here; kill nodes or workers")
+        if isinstance(effect, (KillService, RestartService)) and len(cluster) < 2:
+            raise ValueError(f"'{written(fault)}': with one node the {effect.service} is a part of it; ask for nodes=2 or more")
     return schedule
 
 
@@ -126,11 +130,12 @@ class FaultyCluster:
             living.kill_nth_worker(index)
 
     def kill_service(self, service: Service) -> None:
-        """See ``FaultTarget``; ``schedule_of`` lets none come here."""
-        raise NotImplementedError(f"the {service} cannot be killed by itself")
+        """See ``FaultTarget``: the head's host loses the machine."""
+        self._cluster.nodes[_HEAD].report(ServiceLost(_MACHINES[service]))
 
     def restart_service(self, service: Service) -> None:
-        """See ``FaultTarget``: all live."""
+        """See ``FaultTarget``. The host leaves one that lives alone."""
+        self._cluster.nodes[_HEAD].report(ServiceStarted(_MACHINES[service]))
 
     def partition(self, groups: Sequence[Sequence[NodeID]], one_way: bool) -> Callable[[], None]:
         """See ``FaultTarget``."""

@@ -80,6 +80,10 @@ class RestartedDirectory(ObjectDirectory):
         if fact.wanted:
             self._on_locations_wanted(sender, msg.LocationsWanted(fact.wanted))
 
+    def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
+        self._recovery.lost(fact.node)
+        super()._on_node_lost(sender, fact)
+
     def _on_service_recovered(self, sender: Address, fact: msg.ServiceRecovered) -> None:
         if fact.service == Service.GLOBAL_SCHEDULER:
             self._scheduler_whole = True

@@ -130,7 +130,7 @@ class RestartedScheduler(GlobalScheduler):
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         if self._recovery.lost(fact.node):
-            self._node_was_lost = True
+            self._node_was_lost = True  # for good or ill, it had not told what it has
         there = [task_id for task_id, assigned in self.assigned.items() if assigned.node == fact.node] if self._recovering else []
         super()._on_node_lost(sender, fact)
         for task_id in there:

@@ -1,6 +1,7 @@
 """User programs on simulated clusters that fail: drawn from a seed, run, compared with plain Python, and looked over.
 
-``python -m tests.support.simulated_clusters 0 500`` explores these seeds and prints those that show a bug.
+``python -m tests.support.simulated_clusters 0 500`` explores these seeds and prints those that show a bug; add
+``without-services`` for faults that leave the head's services alone.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def port() -> Any:
 
 
 def settings(
-    random: Random, *, nodes: int, retries: int, faults: bool, ties: bool = False, services: bool = True
+    random: Random, *, nodes: int, retries: int, faults: bool, ties: bool = False, services: bool = False
 ) -> dict[str, Any]:
     """Draw a cluster, and faults for it."""
     cpus = [random.choice((1, 1, 2, 3)) for _ in range(nodes)]
@@ -133,11 +134,13 @@ def settings(
     return made
 
 
-def explore(seed: int, *, faults: bool = True, ties: bool = False, checks: bool = True, most_nodes: int = 5) -> Found:
+def explore(
+    seed: int, *, faults: bool = True, ties: bool = False, checks: bool = True, most_nodes: int = 5, services: bool = False
+) -> Found:
     """Run what ``seed`` says. Raises AssertionError for a wrong outcome or anything left over, and what the run raises."""
     random = Random(f"explore {seed}")
     retries = random.choice((0, 1, 100)) if faults else 0
-    drawn = settings(random, nodes=random.randint(2, most_nodes), retries=retries, faults=faults, ties=ties)
+    drawn = settings(random, nodes=random.randint(2, most_nodes), retries=retries, faults=faults, ties=ties, services=services)
     programs = [agreement.generate(random) for _ in range(random.randint(1, 4))]
     plain = agreement.Plain()
     known = agreement.functions(plain)
@@ -171,7 +174,7 @@ def _compare(programs: list[agreement.Program], expected: list[list[Any]], retri
     return failed
 
 
-def main(first: int, last: int) -> int:
+def main(first: int, last: int, services: bool = True) -> int:
     """Explore seeds; print what is wrong with them."""
     wrong = []
     lost = faults = 0
@@ -183,7 +186,7 @@ def main(first: int, last: int) -> int:
     for seed in range(first, last):
         signal.setitimer(signal.ITIMER_VIRTUAL, _CPU_SECONDS)
         try:
-            found = explore(seed)
+            found = explore(seed, services=services)
             lost += found.failed > 0
             faults += found.faults
         except BaseException as error:
@@ -200,4 +203,4 @@ def main(first: int, last: int) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(int(sys.argv[1]), int(sys.argv[2])))
+    raise SystemExit(main(int(sys.argv[1]), int(sys.argv[2]), "without-services" not in sys.argv))

@@ -10,6 +10,7 @@ from hypothesis import event, given, note
 
 from sundog.core.config import Config
 from sundog.core.placement import POLICIES
+from sundog.core.recovery import Service
 from sundog.core.task import FailureKind
 from sundog.core.units import MICROSECOND, MILLISECOND
 from tests.support.cluster_fleet import Cluster, Node, cluster_config
@@ -109,6 +110,47 @@ def test_with_nodes_killed_at_any_moment(seed: int, bodies: int, operations: int
     for node in submitters:
         if node in cluster.nodes:
             assert _alike(outcome(node, made[node.number], LOST), expected), "S1"
+    cluster.drop_all()
+    cluster.run_for(2_000 * MILLISECOND)
+    cluster.check_empty()
+
+
+@given(seeds, bodies, operations, st.integers(2, 4), policies, st.integers(0, 1))
+def test_with_services_killed_at_any_moment(seed: int, bodies: int, operations: int, count: int, policy: str, kills: int) -> None:
+    """The global scheduler and the directory die and begin anew, and a node dies, all at any moment."""
+    rng = Random(seed)
+    program = draw_program(rng, bodies, operations)
+    cluster = cluster_of(program, count, policy, Random(seed + 1), rng, survives=True)
+    every = rng.choice((20, 100, 400))
+    dead: list[Service] = []
+
+    def kill_sometimes(cluster: Cluster) -> None:
+        for service in list(dead):
+            if not rng.randrange(every):
+                note(f"{cluster.now}: {service.name} begins anew")
+                dead.remove(service)
+                cluster.restart_service(service)
+        if not rng.randrange(every):
+            service = rng.choice(list(Service))
+            if service not in dead:
+                note(f"{cluster.now}: {service.name} dies")
+                dead.append(service)
+                cluster.kill_service(service)
+        if len(cluster.lost) < kills and count > 2 and not rng.randrange(every):
+            node = rng.choice(cluster.nodes[1:])
+            note(f"{cluster.now}: node {node.number} dies")
+            cluster.kill(node)
+
+    expected = [box.told() for box in plainly(program)]
+    made = cluster.head.driver.submit("body0", return_count=program[0].returns, retries_max=1000)
+    cluster.before_round = kill_sometimes
+    cluster.run_for(rng.choice((1, 5, 20)) * MILLISECOND)
+    cluster.before_round = lambda cluster: None
+    for service in dead:
+        cluster.restart_service(service)
+    assert _alike(outcome(cluster.head, made, LOST), expected), "S1"
+    lives = sum(cluster.head.host._incarnations.values())
+    event(f"restarts: {lives.bit_length()} bits, killed: {len(cluster.lost)}")
     cluster.drop_all()
     cluster.run_for(2_000 * MILLISECOND)
     cluster.check_empty()

@@ -18,12 +18,13 @@ from random import Random
 from sundog.core import actions as act
 from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.cluster_objects import ClusterObjectManager
 from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
 from sundog.core.host import Host
 from sundog.core.ids import HOST, LOOP, NodeID, address, node_of
 from sundog.core.machine import Action, Event
+from sundog.core.recovery import Service
+from sundog.core.retold_objects import RetellingObjectManager
 from sundog.core.units import MICROSECOND, MILLISECOND, Nanos
 from tests.support.builders import config
 from tests.support.fleet import ROUND, Body, Fleet
@@ -66,9 +67,9 @@ class Node(Fleet):
         """The cluster has the clock."""
 
     @property
-    def objects(self) -> ClusterObjectManager:
+    def objects(self) -> RetellingObjectManager:
         manager = self.host.object_manager
-        assert isinstance(manager, ClusterObjectManager)
+        assert isinstance(manager, RetellingObjectManager)
         return manager
 
     @property
@@ -98,6 +99,7 @@ class Node(Fleet):
         assert self.objects.foreign == {}
         assert len(self.objects.pulls) == 0
         assert len(self.objects.recipes) == 0
+        assert self.objects.ended == {}
         assert self.scheduler.foreign == {}
 
 
@@ -165,6 +167,14 @@ class Cluster:
                 for _ in range(self.rng.randint(0, len(channel.messages))):
                     channel.messages.pop()
         self._copies = [copy for copy in self._copies if copy.node is not node]
+
+    def kill_service(self, service: Service) -> None:
+        """A service of the head dies."""
+        self.head.loop.append((LOOP, ev.ServiceLost(service)))
+
+    def restart_service(self, service: Service) -> None:
+        """A service of the head runs again, and knows nothing."""
+        self.head.loop.append((LOOP, ev.ServiceStarted(service)))
 
     # -- what nodes do ------------------------------
 

@@ -137,6 +137,7 @@ class ClusterScheduler(LocalScheduler):
         if record is not None:
             if record.state is _SPILLED:
                 record.assigned = True
+                record.starts = max(record.starts, fact.starts)  # a node that was lost may have begun it
                 if record.missing:
                     self._actions.append(Send(self._here, msg.ObjectsNeeded(tuple(record.missing))))
                 self._again(record)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import Any
+
 from sundog.core import messages as msg
+from sundog.core.ids import ObjectID
+from sundog.core.task import Value
 from sundog.core.units import MILLISECOND
-from tests.core.test_several_nodes import cluster, on
+from tests.core.test_several_nodes import ONLY_ON, cluster, on
+from tests.support.fleet import Execution, Work, inline
 
 
 def test_the_end_of_the_session_ends_every_node() -> None:
@@ -13,6 +19,32 @@ def test_the_end_of_the_session_ends_every_node() -> None:
     made.run()
     assert made.nodes == [made.head]
     assert made.head.stopped
+
+
+def test_what_a_task_creates_after_its_node_was_lost_has_other_names() -> None:
+    """Also when it is placed where it was submitted: what is left of the first run elsewhere is not taken for the second's."""
+    made = cluster(3)
+    children: list[ObjectID] = []
+
+    def parent(execution: Execution) -> Generator[Any, Any, Value]:
+        children.append(execution.call("here", resources=ONLY_ON[0]))
+        yield Work(50 * MILLISECOND)
+        return inline(None)
+
+    made.bodies["parent"] = parent
+    span = made.head.driver.put(5 * MILLISECOND)
+    busy = made.head.driver.call("lasting", span)
+    result = made.head.driver.call("parent", retries_max=1)
+    made.run(lambda: bool(children))
+    runner = next(node for node in made.nodes if any(name == "parent" for *_, name, _ in node.starts))
+    assert runner is not made.head
+    other = next(node for node in made.nodes[1:] if node is not runner)
+    made.kill(other)
+    made.kill(runner)
+    assert made.head.get(busy, result) == [0, None]
+    assert len(set(children)) == 2
+    made.drop_all()
+    made.check_empty()
 
 
 def test_a_lost_node_is_not_heard_by_anybody() -> None:

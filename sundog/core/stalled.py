@@ -22,7 +22,10 @@ class _Unstarted(Mapping[ObjectID, PendingTask]):
         record = self._tasks[producer_of(object_id)]
         if record.state not in self._states:
             raise KeyError(object_id)
-        return PendingTask(record.spec.task_id, record.spec.name, tuple(record.missing), record.spec.resources)
+        task_id = record.spec.task_id
+        # Its own arguments, if they are elsewhere, are on their way: it does not wait for itself.
+        needs = tuple([needed for needed in record.missing if producer_of(needed) != task_id])
+        return PendingTask(task_id, record.spec.name, needs, record.spec.resources)
 
     def __iter__(self) -> Iterator[ObjectID]:
         raise TypeError("too many to list; ask for one")

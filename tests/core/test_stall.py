@@ -5,9 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog.core.ids import ObjectID, TaskID, return_id
+from sundog.core.ids import ObjectID, ProcessID, TaskID, return_id
 from sundog.core.resources import ONE_CPU, ResourceSet, Shape, shape
 from sundog.core.stall import BlockedTask, Deadlock, PendingTask, find_deadlock
+from sundog.core.stalled import find_stalled
+from sundog.core.task import TaskState, arguments_id
+from sundog.core.task_record import Blocking, FunctionRecord, TaskRecord, WorkerRecord
+from tests.support.builders import AT_DRIVER, inline, returned, spec, worker_at
 
 GPU = shape({"GPU": 1})
 NODE = ResourceSet(shape({"CPU": 2, "GPU": 1}))
@@ -137,3 +141,18 @@ def test_agrees_with_running_it(parents: list[tuple[list[int], bool, bool]], chi
     waiting = {n: pending(n, *needs, wants=GPU if gpu else ONE_CPU) for n, (needs, gpu) in enumerate(children, first)}
     found = judge(tasks, *waiting.values())
     assert (found is not None) == simulate(tasks, waiting, dict(NODE.capacity))
+
+
+def test_arguments_that_are_on_their_way_are_no_deadlock() -> None:
+    """They bear the number of their own task, which does not wait for itself."""
+    function = FunctionRecord("f", inline())
+    child = spec(2)
+    waits = TaskRecord(child, AT_DRIVER, 2, function, [], {arguments_id(child.task_id): -1})
+    worker = WorkerRecord(ProcessID(2), worker_at(2))
+    parent = TaskRecord(spec(1), AT_DRIVER, 1, function, [], {}, state=TaskState.BLOCKED, worker=worker)
+    parent.blocking = Blocking(1, {returned(2): None}, 1)
+    tasks = {record.spec.task_id: record for record in (parent, waits)}
+    blocked_ones = {parent.spec.task_id: parent}
+    assert find_stalled(tasks, blocked_ones, NODE, 9, (TaskState.WAITING,)) is None
+    waits.missing = {returned(1): 0}
+    assert find_stalled(tasks, blocked_ones, NODE, 9, (TaskState.WAITING,)) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ class Experiment:
     """One run of ``workload``. ``models``: the nodes; ``policy``: where tasks go that leave their node.
 
     ``settings`` are the session's, of which each node's model says what differs. ``digest``: keep the event log's SHA-256.
+    ``trace``: a file for a timeline; OSError is raised if it cannot be written.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Experiment:
         profile: Profile,
         faults: Schedule | None = None,
         digest: bool = False,
+        trace: str | os.PathLike[str] | None = None,
         checks: bool = False,
     ) -> None:
         self.models = models
@@ -86,6 +89,10 @@ class Experiment:
         framed = faults is not None and needs_frames(faults)
         self.network = (FramedNetwork if framed else Network)(self.loop.environment, profile.network, seed=seed.hex())
         self.cluster = Cluster(self.loop, self.network, self.log, Durations(), checks=checks)
+        if trace is not None:
+            from sundog.backends.simulated.run_trace import RunTrace
+
+            self.cluster.trace = RunTrace(trace, len(models), workload.name, self.loop)
         free = not (profile.node_turn or profile.node_wake or profile.node_message or profile.node_decision)
         self.cluster.profile = None if free else profile
         #: The virtual time that is 0 for the workload: everything is up.
@@ -104,6 +111,8 @@ class Experiment:
         #: What carries out the faults, once it runs; its ``log`` says what was done.
         self.fault_runner: FaultRunner | None = None
         self._moved_at: Nanos = 0
+        self._environment = self.loop.environment
+        self._total = len(workload)
         self._draining = False
         #: By task: another has begun with what it returned. Only where nodes may be lost.
         self._used = bytearray(len(workload) if faults is not None or any(model.leaves is not None for model in models) else 0)
@@ -145,7 +154,7 @@ class Experiment:
         if self.cluster.occurred is not None:
             self.cluster.occurred(Occurrence.STARTED)
         measures, index = self.measures, worker.index
-        self._moved_at = now = self.loop.now
+        self._moved_at = now = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
         if measures.started_at[index] != NEVER:
             # Another attempt is under way, and will be in vain; or it is made again for those who have lost what it returned.
             worker.counted = measures.finished_at[index] != NEVER and not (self._used and self._used[index])
@@ -174,35 +183,39 @@ class Experiment:
         if worker.counted:
             self.measures.resumed(worker.index, self.loop.now - self.began)
 
-    def ended(self, worker: BareWorker) -> None:
-        """A body has returned."""
-        if worker.counted:
-            self.finished(worker.index)
-
     def finished(self, index: int) -> None:
         """A task is over."""
         measures = self.measures
-        now = self.loop.now
-        self._moved_at = now
+        self._moved_at = now = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
         measures.finished(index, now - self.began)
-        if measures.finished_count == len(self.plan.tasks) and not self._draining:
+        if measures.finished_count == self._total and not self._draining:
             self.over = True
 
     def lost(self, worker: BareWorker) -> None:
         """A worker died with a body."""
         if worker.counted:
+            self._trace_attempt(worker.index, self.loop.now - self.began, "lost")
             self.measures.lost(worker.index, self.loop.now - self.began, worker.blocked)
 
     def _unfinish(self, index: int) -> None:
         """What it returned is lost, or never arrived: it runs again, and that end is the one that counts."""
         measures = self.measures
         end, node = measures.finished_at[index], measures.node[index]
+        self._trace_attempt(index, end, "its result was lost")
         computed = end - measures.started_at[index] - measures.blocked_for.pop(index, 0)
         measures.wasted[node] += measures.share[index] * computed
         measures.in_system -= end
         measures.finished_count -= 1
         measures.finished_at[index] = NEVER
         measures.retries[index] = measures.retries.get(index, 0) + 1
+
+    def _trace_attempt(self, index: int, end: Nanos, outcome: str) -> None:
+        """An attempt that counts no more is shown, too."""
+        trace, measures = self.cluster.trace, self.measures
+        if trace is not None:
+            name = self.plan.name_of(index)
+            start, node, worker = measures.started_at[index], measures.node[index], measures.worker[index]
+            trace.trace.slice(node, worker, name, start, end, {"outcome": outcome}, "lost")
 
     def failed(self, reason: str) -> None:
         """A task, or a driver, can get no further."""
@@ -237,8 +250,17 @@ class Experiment:
             if collecting:
                 gc.enable()
             self.log.close()
+            self._close_trace()
         self._settle_accounts()
         return self.measures
+
+    def _close_trace(self) -> None:
+        """Also of a run that failed: what it shows up to there tells why."""
+        trace = self.cluster.trace
+        if trace is not None:
+            self.measures.close(self.loop.now - self.began, self.measures.seconds) if not self.measures.ended_at else None
+            trace.trace.tasks(self.measures)
+            trace.close(self.fault_runner)
 
     def boot(self) -> None:
         """Go on until all nodes that are there from the beginning are known to the head, and have their workers."""
@@ -254,6 +276,8 @@ class Experiment:
 
     def _begin(self) -> None:
         self.began = self._moved_at = self.loop.now
+        if self.cluster.trace is not None:
+            self.cluster.trace.began = self.began
         for node, model in zip(self.nodes, self.models, strict=True):
             leaves = model.leaves_at()
             if model.joins_at():
@@ -329,8 +353,7 @@ class Experiment:
                 break
             events += 1
             environment._now, _, _, event = heappop(queue)
-            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]  # as SimPy does
-            for callback in callbacks:
+            for callback in event.callbacks:  # which SimPy would take away: nobody waits for an event here
                 callback(event)
         self.measures.events += events
 

@@ -131,6 +131,7 @@ class ClusterScheduler(LocalScheduler):
         if record is not None:
             if record.state is _SPILLED:
                 record.assigned = True
+                record.starts = max(record.starts, fact.starts)  # a lost node may have begun it, and named what it created
                 if record.missing:
                     self._actions.append(Send(self._here, msg.ObjectsNeeded(tuple(record.missing))))
                 self._again(record)

@@ -117,7 +117,7 @@ class DriverPort:
             self._rung_at = now
             self._submitted_bytes = 0
             self._hand_over()
-        elif since > SUBMITTED_FOR:
+        elif since > SUBMITTED_FOR or pump.patient:
             self._rung_at = now
             pump.rouse()
         # Else the client thread has just been at work: it looks again within ALERT, and most often is rung before that.
@@ -209,7 +209,7 @@ class DriverPort:
         try:
             busy = True
             while not self._stopping and self.closed is None:
-                pump.sleep(ALERT if busy else IDLE_LOOK, self._is_stopping)
+                pump.sleep(ALERT if busy and not pump.patient else IDLE_LOOK, self._is_stopping)
                 busy = pump.turn()
                 if pump.ended:
                     self._node_ended()

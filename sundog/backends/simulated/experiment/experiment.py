@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simpy.core import Environment
 
@@ -40,6 +40,9 @@ from sundog.core.host import Host
 from sundog.core.ids import NodeID
 from sundog.core.placement import PlacementPolicy
 from sundog.core.units import MILLISECOND, SECOND, Nanos, seconds
+
+if TYPE_CHECKING:
+    from sundog.backends.simulated.run_trace import RunTrace
 
 #: Nothing has begun or ended for this long, nothing computes and nothing is to be submitted: longer than any grace of core's.
 _STUCK_AFTER: Nanos = 60 * SECOND
@@ -89,10 +92,11 @@ class Experiment:
         framed = faults is not None and needs_frames(faults)
         self.network = (FramedNetwork if framed else Network)(self.loop.environment, profile.network, seed=seed.hex())
         self.cluster = Cluster(self.loop, self.network, self.log, Durations(), checks=checks)
+        self._trace: RunTrace | None = None
         if trace is not None:
             from sundog.backends.simulated.run_trace import RunTrace
 
-            self.cluster.trace = RunTrace(trace, len(models), workload.name, self.loop)
+            self._trace = RunTrace(trace, len(models), workload.name, self.loop)
         free = not (profile.node_turn or profile.node_wake or profile.node_message or profile.node_decision)
         self.cluster.profile = None if free else profile
         #: The virtual time that is 0 for the workload: everything is up.
@@ -154,7 +158,8 @@ class Experiment:
         if self.cluster.occurred is not None:
             self.cluster.occurred(Occurrence.STARTED)
         measures, index = self.measures, worker.index
-        self._moved_at = now = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+        now: Nanos = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+        self._moved_at = now
         if measures.started_at[index] != NEVER:
             # Another attempt is under way, and will be in vain; or it is made again for those who have lost what it returned.
             worker.counted = measures.finished_at[index] != NEVER and not (self._used and self._used[index])
@@ -186,7 +191,8 @@ class Experiment:
     def finished(self, index: int) -> None:
         """A task is over."""
         measures = self.measures
-        self._moved_at = now = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+        now: Nanos = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+        self._moved_at = now
         measures.finished(index, now - self.began)
         if measures.finished_count == self._total and not self._draining:
             self.over = True
@@ -211,7 +217,7 @@ class Experiment:
 
     def _trace_attempt(self, index: int, end: Nanos, outcome: str) -> None:
         """An attempt that counts no more is shown, too."""
-        trace, measures = self.cluster.trace, self.measures
+        trace, measures = self._trace, self.measures
         if trace is not None:
             name = self.plan.name_of(index)
             start, node, worker = measures.started_at[index], measures.node[index], measures.worker[index]
@@ -256,9 +262,8 @@ class Experiment:
 
     def _close_trace(self) -> None:
         """Also of a run that failed: what it shows up to there tells why."""
-        trace = self.cluster.trace
+        trace = self._trace
         if trace is not None:
-            self.measures.close(self.loop.now - self.began, self.measures.seconds) if not self.measures.ended_at else None
             trace.trace.tasks(self.measures)
             trace.close(self.fault_runner)
 
@@ -276,8 +281,11 @@ class Experiment:
 
     def _begin(self) -> None:
         self.began = self._moved_at = self.loop.now
-        if self.cluster.trace is not None:
-            self.cluster.trace.began = self.began
+        if self._trace is not None:
+            self._trace.began = self.began
+            self.cluster.trace = self._trace
+            for number in self.cluster.nodes:
+                self._trace.joined(number)
         for node, model in zip(self.nodes, self.models, strict=True):
             leaves = model.leaves_at()
             if model.joins_at():

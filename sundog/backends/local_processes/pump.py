@@ -97,6 +97,8 @@ class ClientPump:
         self._link_fd = self.channel.fileno()
         self._poller.register(self._link_fd, select.EPOLLIN)
         self._poller.register(self.kick.fd, select.EPOLLIN | select.EPOLLET)
+        #: The link is left unread for a while: a :meth:`sleep` may be long.
+        self.patient = False
         #: A driver may be patient; then it watches everything but the link.
         self._patience = None if worker else Patience()
         self._unlinked = self._poller if worker else select.epoll()
@@ -132,11 +134,6 @@ class ClientPump:
     def pending(self) -> bool:
         """Tell whether there are facts that no turn has taken, or bytes that the socket has not."""
         return bool(self.facts or self.abandoned or self.channel.wants_write)
-
-    @property
-    def patient(self) -> bool:
-        """Whether the link is left unread for a while: a :meth:`sleep` may be long."""
-        return self._patience is not None and self._patience.read_at > 0
 
     def rouse(self) -> bool:
         """End the :meth:`sleep` of whoever is in it; False if nobody is."""
@@ -225,6 +222,7 @@ class ClientPump:
             self.turned_at = _clock()
             if self._patience is not None:
                 self._patience.consider(now, self.client.requests.values(), len(self.waiters), was_read=was_read)
+                self.patient = self._patience.read_at > 0
         if abandoned:
             self.give_answers()
             self._drop(abandoned)

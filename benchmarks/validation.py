@@ -35,9 +35,6 @@ from tests.support import closed_forms as theory
 
 #: Heartbeats of a hundred idle nodes would be most of all events; nothing here depends on them.
 QUIET: Mapping[str, Any] = {"heartbeat_every": 5 * SECOND, "node_lost_after": 1000 * SECOND}
-#: Nothing is sent to a worker before it has nothing to do: then ready tasks start in the order of the list. By default the next
-#: task of a function lies behind the one that runs, so one behind a long one may start after newer ones elsewhere.
-IN_ORDER: Mapping[str, Any] = {"pipeline_depth_min": 1}
 #: The part of all tasks that is left out of means: the system begins empty.
 WARM_UP = 0.25
 

@@ -29,6 +29,7 @@ def simulate(
     settings: Mapping[str, Any] | None = None,
     first: int = 0,
     digest: bool = False,
+    trace: str | os.PathLike[str] | None = None,
     check_invariants: bool = False,
     progress: bool | None = None,
 ) -> Report:
@@ -53,7 +54,8 @@ def simulate(
     ``first``: the report's response and queueing times are of the tasks from this index on: those before it warm the system up, or
     make what the others take.
 
-    ``digest``: compute the SHA-256 of the log of all decisions (slower). ``check_invariants``: after every step of a node; slow.
+    ``digest``: compute the SHA-256 of the log of all decisions (slower). ``trace``: a file for a timeline of the run that
+    https://ui.perfetto.dev opens, compressed if its name ends in ``.gz``. ``check_invariants``: after every step of a node; slow.
     ``progress``: a line on stderr now and then; default: if that is a terminal and the run takes long.
 
     Raises WorkloadError, naming the task, for a workload that could never run to its end; TypeError or ValueError for other
@@ -63,5 +65,5 @@ def simulate(
 
     return start.run(
         workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, faults=faults,
-        settings=settings, first=first, digest=digest, check_invariants=check_invariants, progress=progress,
+        settings=settings, first=first, digest=digest, trace=trace, check_invariants=check_invariants, progress=progress,
     )  # fmt: skip

@@ -7,7 +7,7 @@ Invariants:
 
 * R1. an ID is in ``references`` exactly while the node counts this process among its holders (as far as told: FIFO);
 * R2. every ID in ``_delivering`` or ``_watching`` has an unanswered ObjectsWanted of that kind;
-* R3. a request is in ``_requests`` until it is resolved, rejected or abandoned, exactly once.
+* R3. a request is in ``requests`` until it is resolved, rejected or abandoned, exactly once.
 
 What it does not do: serialize, know tasks, print. Messages for a worker's pipeline go to ``executor``, not here.
 """
@@ -78,7 +78,7 @@ class Client:
         self._watching: dict[ObjectID, None] = {}
         self._waits: dict[int, Request] = {}
         self._readahead = Readahead()
-        self._requests: dict[int, Request] = {}
+        self.requests: dict[int, Request] = {}  # R3; a loop may look how much each still misses
         self._questions: dict[int, None] = {}
         #: request -> when it expires; (request, "stuck") -> when to say that it is stuck.
         self._deadlines: Deadlines[tuple[int, str]] = Deadlines()
@@ -225,7 +225,7 @@ class Client:
             object_ids=fact.object_ids, missing=missing, missing_allowed=0, deadline=fact.deadline,
             task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
-        self._requests[number := fact.request] = request
+        self.requests[number := fact.request] = request
         delivering, wanted = self._delivering, self._wanted
         for object_id in missing:  # as in _subscribe
             waiting = delivering.get(object_id)
@@ -246,7 +246,7 @@ class Client:
             object_ids=fact.object_ids, missing=missing, missing_allowed=len(fact.object_ids) - fact.count,
             deadline=fact.deadline, task=fact.task, deliver=False, asked_at=self._now, values={},
         )  # fmt: skip
-        self._requests[fact.request] = request
+        self.requests[fact.request] = request
         if len(missing) <= request.missing_allowed:
             self._finish(fact.request, request)
             return
@@ -287,7 +287,7 @@ class Client:
             self._messages.append(msg.TaskBlocked(request.task, number, missing, count, request.deliver))
 
     def _on_request_abandoned(self, fact: ev.RequestAbandoned) -> None:
-        request = self._requests.get(fact.request)
+        request = self.requests.get(fact.request)
         if request is not None:
             self._forget(fact.request)
             self._return_unread(request)
@@ -341,7 +341,7 @@ class Client:
 
     def _deliver(self, object_id: ObjectID, value: Value) -> None:
         """Hand one value that lies in the arena to the first who waits for it, with its one grant; the rest ask again."""
-        waiting = [n for n in self._delivering.pop(object_id, ()) if n in self._requests]
+        waiting = [n for n in self._delivering.pop(object_id, ()) if n in self.requests]
         if not waiting:
             self._pins.append(object_id)
             return
@@ -350,7 +350,7 @@ class Client:
         self._arrived(waiting[0], object_id, value)
 
     def _arrived(self, number: int, object_id: ObjectID, value: Value | None) -> None:
-        request = self._requests.get(number)
+        request = self.requests.get(number)
         if request is None or request.missing.pop(object_id, 0) is not None:
             return
         if value is not None:
@@ -362,14 +362,14 @@ class Client:
         for object_id in fact.object_ids:
             if object_id in self.references:
                 self.known.values.setdefault(object_id, None)
-        request = self._requests.get(fact.request)
+        request = self.requests.get(fact.request)
         if request is not None and self._polls.pop(fact.request, None) is not None:
             for object_id in fact.object_ids:
                 request.missing.pop(object_id, None)
             self._finish(fact.request, request)
 
     def _on_task_resumed(self, fact: msg.TaskResumed) -> None:
-        request = self._requests.get(fact.request)
+        request = self.requests.get(fact.request)
         if request is None:
             return
         request.blocked = False
@@ -377,7 +377,7 @@ class Client:
             self._finish(fact.request, request)
 
     def _on_request_refused(self, fact: msg.RequestRefused) -> None:
-        request = self._requests.get(fact.request)
+        request = self.requests.get(fact.request)
         if request is not None:
             self._forget(fact.request)
             self._return_unread(request)
@@ -399,7 +399,7 @@ class Client:
         if self._questions.pop(fact.request, 0) is None:
             self._actions.append(ResolveQuestion(fact.request, fact))
             return
-        request = self._requests.get(fact.request)
+        request = self.requests.get(fact.request)
         if request is None or not request.explaining:
             return
         request.explaining = False
@@ -428,7 +428,7 @@ class Client:
     # -- time and endings ------------------------------
 
     def _on_deadline(self, number: int, what: str) -> None:
-        request = self._requests.get(number)
+        request = self.requests.get(number)
         if request is None:
             return
         if what == "stuck":
@@ -462,7 +462,7 @@ class Client:
             self._actions.append(ResolveWait(number, tuple(islice(ready, wanted))))
 
     def _forget(self, number: int) -> None:
-        request = self._requests.pop(number)
+        request = self.requests.pop(number)
         self._polls.pop(number, None)
         self._waits.pop(number, None)
         for object_id in request.missing if request.deliver else ():  # it is given up
@@ -476,9 +476,9 @@ class Client:
             return
         self._closed = reason
         failure = Failure(FailureKind.SESSION_CLOSED, reason)
-        for number in [*self._requests, *self._questions]:
+        for number in [*self.requests, *self._questions]:
             self._actions.append(RejectRequest(number, failure))
-        for number in list(self._requests):
+        for number in list(self.requests):
             self._forget(number)
         self._questions.clear()
         self.known.clear()
@@ -486,7 +486,7 @@ class Client:
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
-        for number, request in self._requests.items():
+        for number, request in self.requests.items():
             if request.blocked and request.task is None:
                 raise InvariantViolation(f"request {number} is blocked without a task")
             for object_id in request.missing:

@@ -17,6 +17,7 @@ from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, node_of
 from sundog.core.local_scheduler import LocalScheduler
+from sundog.core.machine import Action
 from sundog.core.offers import Offers
 from sundog.core.recovery import Service
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
@@ -60,6 +61,14 @@ class ClusterScheduler(LocalScheduler):
 
     # -- the door ------------------------------
 
+    def decide(self, now: Nanos) -> list[Action]:
+        """See ``machine.Decider``."""
+        actions = super().decide(now)
+        if self._asked_by is not None:  # behind what ended in this step
+            self._list_tasks(self._asked_by)
+            actions += self._speak()
+        return actions
+
     def _decide(self, now: Nanos) -> None:
         if self._peers:
             self.pipelines.free_tails(now)
@@ -73,8 +82,6 @@ class ClusterScheduler(LocalScheduler):
                     self._spill(record)
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
-        if self._asked_by is not None:
-            self._list_tasks(self._asked_by)
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
@@ -137,7 +144,7 @@ class ClusterScheduler(LocalScheduler):
         if record is not None:
             if record.state is _SPILLED:
                 record.assigned = True
-                record.starts = max(record.starts, fact.starts)  # a node that was lost may have begun it
+                record.starts = max(record.starts, fact.starts)  # a lost node may have begun it, and named what it created
                 if record.missing:
                     self._actions.append(Send(self._here, msg.ObjectsNeeded(tuple(record.missing))))
                 self._again(record)

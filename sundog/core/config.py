@@ -34,6 +34,9 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     pipeline_depth_max: int = 128
     #: Tasks in the pipeline of a worker whose function is known: one runs, the next is there when it ends.
     pipeline_depth_min: int = 2
+    #: Nothing is put behind a function whose bodies take longer than this: to hide a round trip of some 200 us gains nothing there.
+    #: The next task is dispatched when the result is there.
+    pipeline_long_body: Nanos = 10 * MILLISECOND
     #: A head that runs this much longer than its pipeline's work bound is late: what is behind it goes elsewhere.
     head_late_after: Nanos = 1 * MILLISECOND
     #: A task that is ready to resume gets its CPUs as overdraft after this long (protocols: P2).

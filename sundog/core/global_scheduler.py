@@ -138,10 +138,19 @@ class GlobalScheduler:
 
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``."""
+        return self.record(now, events) + self.decide(now)
+
+    def record(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Decider``."""
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
         actions, self._actions = self._actions, []
+        return actions
+
+    def decide(self, now: Nanos) -> list[Action]:
+        """See ``machine.Decider``."""
+        actions: list[Action] = []
         if self.waiting:
             for shape in list(self.waiting if self._nodes_changed else self._arrived):
                 self._place(shape, now, actions)

@@ -2,8 +2,12 @@
 
 Every node has an object manager and a local scheduler; the head's host also has the global scheduler, the object directory,
 lineage, and (in a cluster) membership. In a cluster the first two are those of ``cluster_objects`` and ``cluster_tasks``. A fact
-goes to the machines that hear its type, in the order of ``ROUTES``; a ``Send`` to this host's own address is routed at once, in
-the same step, until nothing more is said: what leaves a step is only for others.
+goes to the machines that hear its type, in their order; a ``Send`` to this host's own address is routed at once, in the same
+step, until nothing more is said: what leaves a step is only for others.
+
+Rounds of such messages only record what has happened. The two schedulers decide once nothing more is said (``Decider``), on all
+that the step brought: a CPU that a task's end frees goes to what that very end made ready, if that is next. What they decide is
+routed in turn, until all are quiet.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from sundog.core.ids import DRIVER, HOST, LOOP, Address, NodeID, ProcessID, addr
 from sundog.core.journal import Journal
 from sundog.core.lineage import Lineage
 from sundog.core.local_scheduler import LocalScheduler
-from sundog.core.machine import Action, Event, Fact, Rng
+from sundog.core.machine import Action, Decider, Event, Fact, Rng
 from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
@@ -92,6 +96,8 @@ class Host:
             self.object_manager = ObjectManager(config, node, self.here, self._driver)
             self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
         self._machines: list[Any] = [self.object_manager, self.local_scheduler]
+        #: Those that decide apart from recording, by their place among the machines.
+        self._deciders: dict[int, Decider[Action]] = {1: self.local_scheduler}
         self._rng = rng if rng is not None else SplitMix(0)
         self._policy = policy
         #: On the head: services that are dead now, how often each has died, what happened to them in this step, and who was there
@@ -110,6 +116,9 @@ class Host:
         self._wire()
         #: When each machine wants to be stepped, as of its last step.
         self._due_at: list[Nanos | None] = [None for _ in self._machines]
+        #: In this step: which were stepped, and which of those have yet to decide.
+        self._touched: dict[int, None] = {}
+        self._undecided: dict[int, None] = {}
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
         self._now: Nanos = 0
         #: The earliest deadline of any machine, as of the end of the last step.
@@ -121,6 +130,7 @@ class Host:
         self.global_scheduler = GlobalScheduler(config, here, self._chosen_policy(), self._rng, self.directory)
         self.lineage = Lineage(config, here)
         self._machines += [self.global_scheduler, self.directory, self.lineage]
+        self._deciders[2] = self.global_scheduler
         if self._clustered:
             membership = Membership(config, here)
             self._lost = membership.lost
@@ -132,7 +142,8 @@ class Host:
 
     def _wire(self) -> None:
         """Lay down who hears what, anew whenever a machine was exchanged. What only a dead one hears is dropped."""
-        self._stations = list(zip(range(len(self._machines)), self._machines, self._inboxes, strict=True))
+        records = [machine.step if index not in self._deciders else machine.record for index, machine in enumerate(self._machines)]
+        self._stations = list(zip(range(len(self._machines)), records, self._inboxes, strict=True))
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         inboxes, dead = self._inboxes, [_PLACES[service] for service in self._dead]
         self._hearers = {
@@ -188,15 +199,16 @@ class Host:
         for _ in range(_ROUNDS_MAX):
             if any(self._inboxes):
                 self._round(now, actions)
-                continue
-            if not self.object_manager.unsettled:
-                if self._changes:
-                    self._change_service(self._changes.pop(0), actions)
-                    continue
+            elif self._undecided:
+                self._decide(now, actions)
+            elif self.object_manager.unsettled:
+                self._touched[0] = None
+                self._collect(self.object_manager.settle(now), actions)
+            elif self._changes:
+                self._change_service(self._changes.pop(0), actions)
+            else:
                 self._deadline = self._earliest()
                 return actions if self._driver_here else self._relay(actions)
-            self._collect(self.object_manager.settle(now), actions)
-            self._due_at[0] = self.object_manager.next_deadline()
         raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
 
     def _begin(self, events: Iterable[Event], actions: list[Action]) -> list[Event]:
@@ -283,6 +295,8 @@ class Host:
     def _exchange(self, service: Service, machine: Any) -> None:
         index = _PLACES[service]
         self._machines[index] = machine
+        if index in self._deciders:
+            self._deciders[index] = machine
         self._inboxes[index].clear()
         self._due_at[index] = None
         self._wire()
@@ -333,18 +347,31 @@ class Host:
             if not self._inboxes[index]:
                 deadline = self._due_at[index]
                 if deadline is not None and deadline <= now:
-                    self._collect(machine.step(now, ()), actions)
-                    self._due_at[index] = machine.next_deadline()
+                    self._touched[index] = None
+                    if index in self._deciders:
+                        self._undecided[index] = None
+                    else:
+                        self._collect(machine.step(now, ()), actions)
 
     def _round(self, now: Nanos, actions: list[Action]) -> None:
-        """Step every machine that has heard something."""
-        for index, machine, inbox in self._stations:
+        """Every machine that has heard something records it; those that decide apart do so later."""
+        for index, record, inbox in self._stations:
             if inbox:
-                said = machine.step(now, inbox)
+                said = record(now, inbox)
                 inbox.clear()
+                self._touched[index] = None
+                if index in self._deciders:
+                    self._undecided[index] = None
                 if said:
                     self._collect(said, actions)
-                self._due_at[index] = machine.next_deadline()
+
+    def _decide(self, now: Nanos, actions: list[Action]) -> None:
+        """Nothing more is said: those that have heard something decide."""
+        undecided, self._undecided = self._undecided, {}
+        for index in undecided:
+            said = self._deciders[index].decide(now)
+            if said:
+                self._collect(said, actions)
 
     def _collect(self, said: Sequence[Action], actions: list[Action]) -> None:
         """Route what is for this host; keep the rest, in order."""
@@ -371,6 +398,10 @@ class Host:
         return self._now if self._first else self._deadline
 
     def _earliest(self) -> Nanos | None:
+        """Ask those that were stepped when they are due, and return when the first of all is."""
+        for index in self._touched:
+            self._due_at[index] = self._machines[index].next_deadline()
+        self._touched.clear()
         earliest = self.output.next_deadline()
         for due in self._due_at:
             if due is not None and (earliest is None or due < earliest):

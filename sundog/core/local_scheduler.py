@@ -92,12 +92,28 @@ class LocalScheduler(TaskTable):
 
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``."""
+        return self.record(now, events) + self.decide(now)
+
+    def record(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Decider``."""
         self._now = now
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
+        return self._speak()
+
+    def decide(self, now: Nanos) -> list[Action]:
+        """See ``machine.Decider``."""
+        self._now = now
         self._decide(now)
+        return self._speak()
+
+    def _speak(self) -> list[Action]:
+        """Return and forget what was said, and after it what ended."""
         actions, self._actions = self._actions, []
+        if self._retired:
+            retired, self._retired = self._retired, []
+            actions.append(Send(self._here, retired[0] if len(retired) == 1 else msg.TasksRetired(tuple(retired))))
         return actions
 
     def _decide(self, now: Nanos) -> None:
@@ -121,9 +137,6 @@ class LocalScheduler(TaskTable):
             self._look_for_deadlock()
         actions += pipelines.actions()
         actions += self._size.adjust(now, self._queues.by_shape)
-        if self._retired:
-            retired, self._retired = self._retired, []
-            actions.append(Send(self._here, retired[0] if len(retired) == 1 else msg.TasksRetired(tuple(retired))))
 
     def _run_ready(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> bool:
         """Run what is ready of one shape; True if something is left that would fit but finds no worker."""

@@ -54,6 +54,17 @@ class Machine(Protocol[A_co]):
         """Raise :class:`~sundog.core.errors.InvariantViolation` if the state is impossible. For tests; slow."""
 
 
+class Decider(Machine[A_co], Protocol[A_co]):
+    """A machine whose ``step`` is two halves that its host may call apart: ``record`` as often as something is said, then
+    ``decide``, once nothing more is."""
+
+    def record(self, now: Nanos, events: Iterable[Event]) -> Sequence[A_co]:
+        """Record ``events``; return what follows from them without any choice."""
+
+    def decide(self, now: Nanos) -> Sequence[A_co]:
+        """Expire what is due at ``now``, decide, and return what is to be done, in order."""
+
+
 class Rng(Protocol):
     """The only randomness core may be given. ``random.Random`` fits it; core never imports it."""
 

@@ -1,8 +1,9 @@
 """What lies in the workers' pipelines: how deep they may be, what follows what, and what is taken back.
 
 A pipeline holds as much work as hides the round trip to the node (``config.pipeline_work_max``), measured by each function's
-mean duration. What a worker has not started can be taken back at any moment by its tokens (P1): when its head blocks, or is
-late while another worker idles, or might on another node. A task may follow one whose return it needs on the same worker (P5).
+mean duration; nothing is put behind a body that is long (``config.pipeline_long_body``). What a worker has not started can be
+taken back at any moment by its tokens (P1): when its head blocks, or is late while another worker idles, or might on another
+node. A task may follow one whose return it needs on the same worker (P5).
 
 Invariant P: for each worker, tokens given - tokens taken back - tasks started = tasks of the pipeline not started, so the last
 k tokens taken back are those of the last k tasks.
@@ -37,7 +38,7 @@ class Pipelines:
         self._depth_min, self._depth_max = config.pipeline_depth_min, config.pipeline_depth_max
         self._work_max, self._late_after = config.pipeline_work_max, config.head_late_after
         self._mean_shift, self._duration_slack = config.mean_shift, config.flush_before_body
-        self._offer_after = config.offer_after
+        self._offer_after, self._long_body = config.offer_after, config.pipeline_long_body
         #: Whether other nodes are known, which could run what is late here.
         self.others = False
         self._here = here
@@ -116,9 +117,13 @@ class Pipelines:
         depth = len(pipeline)
         if depth >= self._depth_max or worker.retiring or worker.reclaiming or worker.forgetting:
             return False
-        mean = record.function.mean
-        if mean is None or pipeline[-1].function.mean is None:
-            return depth == 0  # a function never seen: one in flight per worker
+        if not depth:
+            return True
+        mean, last = record.function.mean, pipeline[-1].function.mean
+        if mean is None or last is None:
+            return False  # a function never seen: one in flight per worker
+        if last > self._long_body:
+            return False
         return depth < self._depth_min or worker.work + mean <= self._work_max
 
     def _half_full(self, worker: WorkerRecord) -> bool:

@@ -56,21 +56,23 @@ class RestartedScheduler(GlobalScheduler):
 
     # -- the door
 
-    def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
-        """See ``machine.Machine``."""
+    def record(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+        """See ``machine.Decider``. That a task is over means nothing before it is known whose it was; its node tells again."""
+        if self._recovering:
+            awaits = self._recovery.awaits
+            events = [event for event in events if type(event[1]) is not msg.TaskEnded or not awaits(node_of(event[0]))]
+        return super().record(now, events)
+
+    def decide(self, now: Nanos) -> list[Action]:
+        """See ``machine.Decider``: nothing, before everything is known."""
+        if self._recovery:
+            return [Send(self.here, msg.NodeSilent(node)) for node in self._recovery.silent(now)]
         if not self._recovering:
-            return super().step(now, events)
-        for sender, fact in events:
-            # That a task is over means nothing before it is known whose it was; the node will tell again.
-            if type(fact) is not msg.TaskEnded or not self._recovery.awaits(node_of(sender)):
-                self._handlers[type(fact)](sender, fact)
-        if not self._recovery:
-            self._recovering = False
-            self._recover()
-            return super().step(now, ())
+            return super().decide(now)
+        self._recovering = False
+        self._recover()
         actions, self._actions = self._actions, []
-        actions += [Send(self.here, msg.NodeSilent(node)) for node in self._recovery.silent(now)]
-        return actions
+        return actions + super().decide(now)
 
     @property
     def recovering(self) -> bool:

@@ -400,7 +400,7 @@ def count(kind):
 lost = lambda: count(msg.ObjectsWanted) - count(msg.PinsReturned)
 while (port.facts or lost() > 0) and time.monotonic() < deadline:
     time.sleep(0.01)
-print(interrupts, taken, lost(), len(port._pump.waiters), len(port._pump.client._requests))
+print(interrupts, taken, lost(), len(port._pump.waiters), len(port._pump.client.requests))
 port.close()
 node.thread.join()
 """

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.ids import ObjectID
+from sundog.core.actions import Dispatch
+from sundog.core.cluster_tasks import ClusterScheduler
+from sundog.core.ids import DRIVER, HOST, LOOP, NodeID, ObjectID, ProcessID, address
 from sundog.core.task import Value
 from sundog.core.units import MILLISECOND
 from tests.core.test_several_nodes import ONLY_ON, cluster, on
-from tests.support.fleet import Execution, Work, inline
+from tests.support.builders import FUNCTION, config, inline, said, submitted
+from tests.support.fleet import Execution, Work
 
 
 def test_the_end_of_the_session_ends_every_node() -> None:
@@ -63,3 +67,21 @@ def test_a_lost_node_is_not_heard_by_anybody() -> None:
     made.run()
     made.run_for(500 * MILLISECOND)
     made.check_empty()
+
+
+def test_a_task_that_comes_back_from_a_lost_node_counts_its_starts_from_beyond_those_there() -> None:
+    """Else what its body creates here is named like what it created there, some of which may still be under way."""
+    here, driver = address(NodeID(0), HOST), address(NodeID(0), DRIVER)
+    scheduler = ClusterScheduler(
+        config(cpus=1, workers=1, offer_after=0, backlog_max=0), NodeID(0), here, here, driver, ProcessID(2)
+    )
+    first, second = submitted(1), submitted(2)
+    scheduler.step(1, [(here, msg.NodeJoined(NodeID(0), ())), (here, msg.NodeJoined(NodeID(1), ()))])
+    scheduler.step(2, [(LOOP, ev.WorkerStarted(ProcessID(2), 1002)), (driver, msg.FunctionExported(FUNCTION, "f", inline()))])
+    left = said(scheduler.step(3, [(driver, first), (driver, second)]), msg.TaskLeaving)
+    assert [message.spec.task_id for message in left] == [second.spec.task_id]
+    back = msg.TaskAssigned(second.spec, driver, 1 << 16)
+    done = msg.TaskFinished(first.spec.task_id, 1, (msg.Result(inline()),), 5)
+    actions = scheduler.step(4, [(here, back), (address(NodeID(0), ProcessID(2)), done)])
+    [dispatch] = [action for action in actions if type(action) is Dispatch]
+    assert [run.start for run in dispatch.tasks] == [(1 << 16) + 1]

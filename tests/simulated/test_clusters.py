@@ -110,10 +110,11 @@ def test_faults_that_make_no_sense_are_refused_at_once(simulate: Simulate) -> No
         ("kill node 7 at 1 s", "there is no node 7; the cluster has nodes 0 to 2"),
         ("kill node 0", "node 0 is the head"),
         ("kill worker 4 of node 1", "node 1 has no worker 4"),
-        ("kill directory at 1 s", "cannot die by themselves"),
     ):
         with pytest.raises(ValueError, match=message):
             simulate(nodes=3, faults=text)
+    with pytest.raises(ValueError, match="with one node the directory is a part of it"):
+        simulate(nodes=1, faults="kill directory at 1 s")
     with pytest.raises(ValueError, match="there is no node 5"):
         simulate(nodes=3, faults=f.Schedule((f.Fault(f.KillNode(NodeID(5))),)))
     with pytest.raises(TypeError, match="faults takes a text"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.validation import IN_ORDER, ring, simulate, wasted
+from benchmarks.validation import ring, simulate, wasted
 from sundog.backends.simulated.durations import Exponential, Uniform
 from sundog.backends.simulated.network_model import NetworkModel
 from sundog.backends.simulated.workloads.generators import graham_anomaly, layered_random
@@ -17,6 +17,8 @@ from sundog.backends.simulated.workloads.workload import Workload, task
 from sundog.core.units import MICROSECOND, SECOND
 from tests.support import closed_forms as theory
 
+#: One task behind each that runs, however long it is.
+PIPELINES = {"pipeline_long_body": 1000 * SECOND}
 OTHER_LIST = (1, 2, 4, 5, 6, 3, 9, 7, 8)
 #: Graham's instance, on how many cores, and its makespan.
 ANOMALIES: dict[str, tuple[dict[str, Any], int, int]] = {
@@ -28,17 +30,11 @@ ANOMALIES: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 
 
-#: In these the core that becomes free has to take what its own task's end makes ready. The local scheduler hears of that end one
-#: round before it hears of the value, and gives the core away in between: to the oldest of what was ready before.
-_DECIDES_EARLY = pytest.mark.xfail(reason="the local scheduler decides before it knows what an end makes ready", strict=True)
-_WRONG = ("less to wait for", "another list")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=_DECIDES_EARLY if name in _WRONG else ()) for name in ANOMALIES])
+@pytest.mark.parametrize("name", ANOMALIES)
 def test_graham_anomalies_are_exact(name: str) -> None:
     """More cores, shorter tasks, fewer edges: every one of them makes it longer (Graham, 1966), and in the scheduler too."""
     change, cores, expected = ANOMALIES[name]
-    measures = simulate(graham_anomaly(**change), 1, num_cpus=cores, seed=1, settings=IN_ORDER)
+    measures = simulate(graham_anomaly(**change), 1, num_cpus=cores, seed=1)
     assert measures.makespan() == expected * SECOND
     assert wasted(measures, cores) == 0
 
@@ -48,8 +44,7 @@ def test_the_bound_of_list_scheduling_is_reached(cores: int) -> None:
     """m (m - 1) tasks of 1 s, then one of m s: 2 m - 1 seconds, where m would do with the long one first."""
     short, long = [task(1.0)] * (cores * (cores - 1)), [task(float(cores))]
     makespans = [
-        simulate(Workload(tasks, "tight"), 1, num_cpus=cores, seed=1, settings=IN_ORDER).makespan() / SECOND
-        for tasks in (short + long, long + short)
+        simulate(Workload(tasks, "tight"), 1, num_cpus=cores, seed=1).makespan() / SECOND for tasks in (short + long, long + short)
     ]
     assert makespans == [2 * cores - 1, cores]
 
@@ -82,9 +77,15 @@ def test_brent_bounds_hold_for_any_graph(workload: Workload, cores: int) -> None
     hold_to_brent(workload, cores)
 
 
+@settings(max_examples=20, deadline=None)
+@given(graphs(), st.integers(1, 4))
+def test_brent_bounds_hold_for_any_graph_with_pipelines(workload: Workload, cores: int) -> None:
+    hold_to_brent(workload, cores, settings=PIPELINES)
+
+
 @pytest.mark.soak
 @settings(max_examples=5000, deadline=None)
-@given(graphs(), st.integers(1, 4), st.sampled_from(({}, IN_ORDER)))
+@given(graphs(), st.integers(1, 4), st.sampled_from(({}, PIPELINES)))
 def test_brent_bounds_hold_for_very_many_graphs(workload: Workload, cores: int, how: Any) -> None:
     hold_to_brent(workload, cores, settings=how)
 

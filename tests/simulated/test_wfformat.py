@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+import sundog
 from sundog.backends.simulated.durations import Uniform
 from sundog.backends.simulated.workloads import generators
-from sundog.backends.simulated.workloads.wfformat import Machine, read_wfformat, write_wfformat
+from sundog.backends.simulated.workloads.wfformat import Instance, Machine, read_wfformat, write_wfformat
 from sundog.backends.simulated.workloads.workload import PUT, Workload, WorkloadError, task
 from sundog.core.resources import CPU, UNIT
 from sundog.core.units import SECOND
@@ -243,3 +244,19 @@ def test_a_file_that_several_write_is_that_of_the_parent(tmp_path: Path) -> None
     by_name = dict(zip(names, workload, strict=True))
     assert by_name["w1"].inputs[0] == (names.index("s"), 0)
     assert (names.index("w1"), 0) in by_name["m"].inputs
+
+
+def test_a_workflow_runs_on_machines_like_those_that_it_ran_on(tmp_path: Path) -> None:
+    instance = read_wfformat(write(tmp_path, DOCUMENT))
+    cluster = instance.cluster()
+    assert [(node.num_cpus, node.memory) for node in cluster] == [(16, 64_000_000_000), (1, None)]
+    report = sundog.simulate(instance.workload, cluster, profile="free")
+    assert (report.tasks, report.unfinished) == (len(instance.workload), 0)
+    assert report.nodes == 2
+    assert report.cpus == 17
+
+
+def test_a_file_without_machines_is_no_cluster(tmp_path: Path) -> None:
+    instance = Instance(read_wfformat(write(tmp_path, DOCUMENT)).workload, ())
+    with pytest.raises(WorkloadError, match="describes no machines; say what cluster"):
+        instance.cluster()

@@ -39,7 +39,9 @@ from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 SUBMITTED_TOGETHER = 64
 SUBMITTED_BYTES_TOGETHER = 32 << 10
 SUBMITTED_FOR: Nanos = 100 * MICROSECOND
-#: Nothing was handed over for this long: the next submission is handed over at once, whatever the thread does then.
+#: While a thread goes on submitting both are doubled, up to this many, and to less time than ALERT: later nobody would look.
+SUBMITTED_TOGETHER_MAX = 256
+#: Nothing was submitted for this long: the next submission is handed over at once, whatever the thread does then.
 PAUSE: Nanos = 1 * MILLISECOND
 #: After a turn in which anything happened the client thread looks again after this long, although nobody rings.
 ALERT: Nanos = 1 * MILLISECOND
@@ -53,6 +55,7 @@ ENDING_SECONDS = 5.0
 CLOSED = "the session has ended: call sundog.init() to start another"
 FORKED = "this process was forked from a driver and has no session of its own: call sundog.init() in it"
 
+_clock = time.monotonic_ns
 _live: weakref.WeakSet[DriverPort] = weakref.WeakSet()
 
 
@@ -81,6 +84,9 @@ class DriverPort:
         self._lanes = itertools.count(1)
         self._local = threading.local()
         self._rung_at: Nanos = 0
+        self._submitted_at: Nanos = 0
+        #: What travels together now.
+        self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
         self._submitted_bytes = 0
         self._said_paused = False
         self._stopping = False
@@ -111,14 +117,22 @@ class DriverPort:
             return  # already taken
         if type(fact) is TaskSubmitted:
             self._submitted_bytes += fact.spec.arguments.size
-        now = time.monotonic_ns()
-        since = now - max(pump.turned_at, self._rung_at)
-        if since > PAUSE or len(facts) >= SUBMITTED_TOGETHER or self._submitted_bytes >= SUBMITTED_BYTES_TOGETHER:
+        now = _clock()
+        if now - self._submitted_at > PAUSE:
+            self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
+            full = True
+        else:
+            full = len(facts) >= self._together or self._submitted_bytes >= SUBMITTED_BYTES_TOGETHER
+        self._submitted_at = now
+        if full:
             self._rung_at = now
             self._submitted_bytes = 0
             self._hand_over()
-        elif since > SUBMITTED_FOR:
+        elif pump.patient or now - self._rung_at > self._together_for < now - pump.turned_at:
             self._rung_at = now
+            if self._together < SUBMITTED_TOGETHER_MAX:  # it goes on and on: what was submitted keeps the workers busy
+                self._together *= 2
+                self._together_for *= 2
             pump.rouse()
         # Else the client thread has just been at work: it looks again within ALERT, and most often is rung before that.
 
@@ -127,7 +141,7 @@ class DriverPort:
 
     def kick(self) -> None:
         """See ``base.Port``."""
-        self._rung_at = time.monotonic_ns()
+        self._rung_at = _clock()
         self._pump.rouse()
 
     def next_request(self) -> int:
@@ -145,6 +159,7 @@ class DriverPort:
         pump = self._pump
         request: int = fact.request
         waiter = Waiter(fact)
+        self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
         try:
             pump.waiters.add(request, waiter)
             self.facts.append(fact)
@@ -209,7 +224,7 @@ class DriverPort:
         try:
             busy = True
             while not self._stopping and self.closed is None:
-                pump.sleep(ALERT if busy else IDLE_LOOK, self._is_stopping)
+                pump.sleep(ALERT if busy and not pump.patient else IDLE_LOOK, self._is_stopping)
                 busy = pump.turn()
                 if pump.ended:
                     self._node_ended()

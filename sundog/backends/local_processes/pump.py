@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sundog.backends.local_processes.channel import Channel
+from sundog.backends.local_processes.patience import Patience
 from sundog.backends.waiter import Waiters
 from sundog.core import actions as act
 from sundog.core.client import Client
@@ -25,6 +26,7 @@ from sundog.core.machine import Action, Event, Fact
 from sundog.core.units import Nanos
 
 NODE = NodeID(0)
+_clock = time.monotonic_ns
 _READABLE = select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
 
 
@@ -65,7 +67,7 @@ class ClientPump:
         show: Callable[[Fact | str], None],
         closed: Callable[[str], None],
     ) -> None:
-        self._config = config
+        self._events_max = config.step_events_max
         self._host: Address = address(NODE, HOST)
         self.client = Client(config, address(NODE, process), self._host, worker=worker)
         self.channel = Channel(link, config)
@@ -75,7 +77,11 @@ class ClientPump:
         self.waiters = Waiters()
         self.kick = Kick()
         #: Somebody is in :meth:`sleep` or about to be, and has to be woken by :attr:`kick`.
-        self.asleep = False
+        #: The number of the :meth:`sleep` that somebody is in or about to be in, to be ended by :attr:`kick`; 0 if nobody is.
+        self.asleep = 0
+        self._sleeps = 0
+        #: The last one that was ended so: once is enough.
+        self._roused = 0
         self.paused = False
         #: The link has ended: no message will come any more.
         self.ended = False
@@ -91,11 +97,19 @@ class ClientPump:
         self._link_fd = self.channel.fileno()
         self._poller.register(self._link_fd, select.EPOLLIN)
         self._poller.register(self.kick.fd, select.EPOLLIN | select.EPOLLET)
+        #: The link is left unread for a while: a :meth:`sleep` may be long.
+        self.patient = False
+        #: A driver may be patient; then it watches everything but the link.
+        self._patience = None if worker else Patience()
+        self._unlinked = self._poller if worker else select.epoll()
+        if not worker:
+            self._unlinked.register(self.kick.fd, select.EPOLLIN | select.EPOLLET)
         self._watched_fd = -1
         self._writing = False
         self._link_readable = False
+        #: It was left unread: there are several packets.
+        self._link_full = False
         self._peer_dead = False
-        self._outgoing: list[Fact] = []
         #: Answers to requests, given once everything else that a turn brought is done.
         self._answers: deque[Any] = deque()
         answer = self._answers.append
@@ -114,6 +128,8 @@ class ClientPump:
         """Take the death of the process behind ``pidfd`` for the end of the link, once the link is empty."""
         self._watched_fd = pidfd
         self._poller.register(pidfd, select.EPOLLIN)
+        if self._unlinked is not self._poller:
+            self._unlinked.register(pidfd, select.EPOLLIN)
 
     def pending(self) -> bool:
         """Tell whether there are facts that no turn has taken, or bytes that the socket has not."""
@@ -121,8 +137,11 @@ class ClientPump:
 
     def rouse(self) -> bool:
         """End the :meth:`sleep` of whoever is in it; False if nobody is."""
-        if self.asleep:
-            self.kick.ring()
+        sleep = self.asleep
+        if sleep:
+            if sleep != self._roused:
+                self.kick.ring()
+                self._roused = sleep
             return True
         return False
 
@@ -133,48 +152,50 @@ class ClientPump:
         """
         deadline = self.client.next_deadline()
         if deadline is not None:
-            left = max(0, deadline - time.monotonic_ns())
+            left = max(0, deadline - _clock())
             longest = left if longest is None else min(left, longest)
         if self._writing != self.channel.wants_write:
             self._writing = not self._writing
             self._poller.modify(self._link_fd, select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
-        self.asleep = True
+        poller = self._poller
+        patience = self._patience
+        if patience is not None and patience.read_at and not self._writing:
+            left = patience.read_at - _clock()
+            if left > 0:
+                poller = self._unlinked
+                longest = left if longest is None else min(left, longest)
+        self._sleeps += 1
+        self.asleep = self._sleeps
         try:
             if self.facts or self.abandoned or self.handing_over or (woken is not None and woken()):
                 longest = 0
             if self._answers:
                 self.give_answers()
-            ready = self._poller.poll(None if longest is None else longest / 1_000_000_000)
+            ready = poller.poll(None if longest is None else longest / 1_000_000_000)
         finally:
-            self.asleep = False
+            self.asleep = 0
         for fd, events in ready:
             if fd == self._link_fd:
                 self._link_readable = bool(events & _READABLE)
             elif fd == self._watched_fd:
                 self._peer_dead = True
+        if poller is not self._poller and patience is not None and (self._peer_dead or _clock() >= patience.read_at):
+            self._link_readable = self._link_full = True
 
     def turn(self) -> bool:
         """Read one packet if there is one, step the machine with everything that has happened, and perform what it asks.
 
         Return whether anything happened. Answers to requests are kept for :meth:`give_answers` or :meth:`sleep`.
         """
-        host = self._host
         events: list[Event] = []
-        if self._link_readable:
-            self._link_readable = False
-            messages = self.channel.receive()
-            if messages is None:
-                self.ended = True
-            elif self._route is None:
-                events = [(host, message) for message in messages]
-            else:
-                route = self._route
-                events = [(host, message) for message in messages if not route(message)]
+        was_read = self._link_readable
+        room = self._events_max
+        if was_read:
+            self._read(events)
         elif self._peer_dead:
             self.ended = True
-        now = time.monotonic_ns()
-        room = self._config.step_events_max
-        abandoned = list(self.abandoned)
+        now = _clock()
+        abandoned = list(self.abandoned) if self.abandoned else []
         if len(events) > room:
             for start in range(0, len(events) - room, room):
                 self._perform(self.client.step(now, events[start : start + room]))
@@ -196,16 +217,33 @@ class ClientPump:
             abandoned = []
         if events or self._due(now):
             self._perform(self.client.step(now, events))
-        if self._outgoing or self.channel.wants_write:
-            self.channel.queue(self._outgoing)
-            self._outgoing.clear()
-            self.channel.flush()
+        self.channel.flush()
         if events:
-            self.turned_at = time.monotonic_ns()
+            self.turned_at = _clock()
+            if self._patience is not None:
+                self._patience.consider(now, self.client.requests.values(), len(self.waiters), was_read=was_read)
+                self.patient = self._patience.read_at > 0
         if abandoned:
             self.give_answers()
             self._drop(abandoned)
         return bool(events)
+
+    def _read(self, events: list[Event]) -> None:
+        """Read one packet, or where several were left in the socket, those that make a turn."""
+        host, route = self._host, self._route
+        receive = self.channel.receive
+        full = self._link_full
+        self._link_readable = self._link_full = False
+        while True:
+            messages = receive()
+            if messages is None:
+                self.ended = True
+            elif route is None:
+                events += [(host, message) for message in messages]
+            else:
+                events += [(host, message) for message in messages if not route(message)]
+            if not full or not messages or len(events) >= self._events_max >> 1:
+                return
 
     def give_answers(self) -> None:
         """Wake those whose requests the last turns answered."""
@@ -217,22 +255,23 @@ class ClientPump:
 
     def end(self, reason: str) -> None:
         """The node is gone: reject all that wait."""
-        self._perform(self.client.close(time.monotonic_ns(), reason))
+        self._perform(self.client.close(_clock(), reason))
         self.give_answers()
 
     def close(self) -> None:
         """Close the descriptors. Nobody may be in :meth:`sleep` or :meth:`turn`, now or later."""
-        self.asleep = False
+        self.asleep = 0
         self._poller.close()
+        self._unlinked.close()
         self.channel.close()
         del self.kick
 
     def _perform(self, asked: Sequence[Action]) -> None:
-        outgoing = self._outgoing
+        send = self.channel.append
         performers = self._performers
         for action in asked:
             if type(action) is act.Send:
-                outgoing.append(action.message)
+                send(action.message)
             else:
                 performers[type(action)](action)
 

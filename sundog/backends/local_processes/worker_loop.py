@@ -416,5 +416,5 @@ class WorkerPort:
         """In a child that a task forked: the pipeline and the link are the parent's."""
         self.closed = FORKED
         self._pump.waiters.reject_all(FORKED)
-        self._pump.asleep = False
+        self._pump.asleep = 0
         self._pump.paused = False

@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.simulated.faults import FaultRunner, Schedule
     from sundog.backends.simulated.network_model import NetworkModel
+    from sundog.backends.simulated.run_trace import RunTrace
 
 #: What ``sundog.init`` takes for this backend beside its own settings.
-OPTIONS = ("nodes", "policy", "durations", "network", "costs", "profile", "faults", "ties", "log", "check_invariants")
+OPTIONS = (
+    "nodes", "policy", "durations", "network", "costs", "profile", "faults", "ties", "log", "trace",
+    "check_invariants",
+)  # fmt: skip
 
 #: What real drivers and workers let submissions gather for; where a profile says what things cost, these do, too.
 SUBMITTED_FOR: Nanos = 100 * MICROSECOND
@@ -56,6 +60,7 @@ def start(
     faults: str | Schedule | None = None,
     ties: int | str | None = None,
     log: str | None = None,
+    trace: str | os.PathLike[str] | None = None,
     check_invariants: bool = False,
 ) -> Driver:
     """Start a simulated cluster in this process and return the driver's port to it; ``port.close()`` ends it.
@@ -68,7 +73,8 @@ def start(
     ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or None: nothing;
     ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``fault_language``), a ``Schedule``, or
     ``"swarm"``: drawn from the seed. ``ties``: a seed by which events of equal time are permuted; None: in the order of
-    scheduling. ``log``: a file for the event log. ``check_invariants``: after every step of a host; slow.
+    scheduling. ``log``: a file for the event log. ``trace``: one for a timeline that Perfetto opens, compressed if it ends in
+    ``.gz``. ``check_invariants``: after every step of a host; slow.
 
     Raises TypeError or ValueError for what makes no sense, or is not there yet.
     """
@@ -88,6 +94,8 @@ def start(
         cluster = Cluster(loop, between, events, Durations(durations), checks=check_invariants)
         cluster.profile = charged
         recorder = _recorder(record, models[0].config(config), name, clustered)
+        if trace is not None:
+            cluster.trace = _trace(trace, len(models), loop)
     except BaseException:
         events.close()
         raise
@@ -96,6 +104,8 @@ def start(
         events.close()
         if recorder is not None:
             recorder.close()
+        if cluster.trace is not None:
+            cluster.trace.close(driver.faults)
 
     def add(number: NodeID, model: NodeModel, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         settings = model.config(config)
@@ -110,6 +120,14 @@ def start(
         driver.faults = _begin_faults(schedule, cluster, len(models), lambda number, which: add(number, models[which]))
     driver.begin_session()
     return driver
+
+
+def _trace(path: Any, nodes: int, loop: Loop) -> RunTrace:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"trace takes the path of a file, not {path!r}")
+    from sundog.backends.simulated.run_trace import RunTrace
+
+    return RunTrace(path, nodes, "sundog", loop)
 
 
 def _policy(policy: Policy | None, config: Config, record: str | None) -> tuple[Config, PlacementPolicy | None]:

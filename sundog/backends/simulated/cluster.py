@@ -23,6 +23,7 @@ from sundog.core.units import Nanos
 if TYPE_CHECKING:
     from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.simulated.occurrences import Occurrence
+    from sundog.backends.simulated.run_trace import RunTrace
     from sundog.core.host import Host
 
 
@@ -56,6 +57,8 @@ class Cluster:
         self.ending = False
         #: Knows what may still happen.
         self.watch = Watch(loop)
+        #: What is told of it to people, if they want a trace.
+        self.trace: RunTrace | None = None
         #: What the turns of nodes cost; None: nothing. Nodes look when they are made.
         self.profile: Profile | None = None
 
@@ -72,6 +75,8 @@ class Cluster:
         self.nodes[node.number] = node
         self.hosts[node.number] = host
         self.processes[node.where] = node
+        if self.trace is not None:
+            self.trace.joined(node.number)
         node.turn_soon()
 
     def forget(self, node: Node) -> None:
@@ -83,6 +88,8 @@ class Cluster:
         if self.nodes.pop(node.number, None) is not None:
             self.gone.append(node)
         self.hosts.pop(node.number, None)
+        if self.trace is not None:
+            self.trace.died(node.number)
         for other in list(self.nodes.values()):
             if not other.dead:
                 other.peer_died(node.number)

@@ -317,6 +317,8 @@ class Flows:
 class Call(Event):
     """An event that has already succeeded and calls one function: SimPy's Timeout without what it checks and formats."""
 
+    __slots__ = ("callbacks", "env")
+
     _ok = True
     _value = None
 

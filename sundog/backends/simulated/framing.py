@@ -78,6 +78,7 @@ class FramedNetwork(Network):
         self, environment: Environment, model: NetworkModel | None = None, *, seed: int | str = 0, config: Config | None = None
     ) -> None:
         super().__init__(environment, model, seed=seed)
+        self._instant = False  # frames are acknowledged
         self._config = Config() if config is None else config
         self._draw = Random(f"frames {seed}").randrange
         self._channels: dict[tuple[Address, Address], Channel] = {}

@@ -29,6 +29,9 @@ _TOGETHER = 1 << 16
 class EventLog:
     """See the module. ``path``, if given, is a file that gets the entries: msgpack values after their lengths in 4 bytes."""
 
+    #: Whether anybody asks for it.
+    wanted = True
+
     def __init__(self, path: str | None = None) -> None:
         self._sha = hashlib.sha256()
         self._buffer = bytearray()
@@ -76,6 +79,8 @@ class EventLog:
 
 class NoLog(EventLog):
     """In place of a log where nobody asks for one: it costs next to nothing."""
+
+    wanted = False
 
     def host_turn(self, now: Nanos, where: Address, events: Sequence[Event], actions: Sequence[Action]) -> None:
         """See :class:`EventLog`."""

@@ -13,7 +13,8 @@ What a message costs:
   a flow's share if there are flows, then the latency. Flows do not feel packets.
 
 Events: one of SimPy per delivery (one for all that arrive together on one connection), and per settling of flows; nothing waits
-in a generator. All draws come from one generator in the order of sending, so the same seed gives the same run.
+in a generator. What takes no time at all needs no event (``Network.at_once``). All draws come from one generator in the order of
+sending, so the same seed gives the same run.
 
 Faults (all on directed pairs of nodes): ``stop`` and ``resume``, ``cut``, ``delay``, ``set_bandwidth``, ``forget``. Here
 a cut shows as delay only, since what was on the way is sent again; ``framing.FramedNetwork`` has frames that are lost,
@@ -38,6 +39,8 @@ from sundog.core.units import SECOND, Nanos
 
 Deliver = Callable[[], None]
 _NORMAL = 1
+#: So many bytes a second that a small message takes no time.
+ENDLESS = 1 << 40
 #: Connections before idle ones are looked for.
 _SWEEP_MIN = 20_000
 
@@ -217,6 +220,9 @@ class Network:
         self._links: dict[NodeID, tuple[Link, Link]] = {}
         self._latencies = {(source, target): latency for source, target, latency in self.model.latencies}
         self._bandwidths = {node: (up, down) for node, up, down in self.model.bandwidths}
+        model = self.model
+        #: Small messages between any two nodes take no time, as long as no fault says otherwise.
+        self._instant = not (model.latency or model.jitter or model.latencies or model.bandwidths) and model.bandwidth >= ENDLESS
         #: What faults do to pairs of nodes, for connections that are made later.
         self._stops: dict[tuple[NodeID, NodeID], int] = {}
         self._delays: dict[tuple[NodeID, NodeID], Nanos] = {}
@@ -227,6 +233,21 @@ class Network:
         self.dropped = Traffic()
         #: Bytes that went over a link in vain, since a cut made them be sent again.
         self.resent = Traffic()
+
+    def at_once(self, source: Address, target: Address, size: int) -> bool:
+        """Tell whether a message between nodes arrives at the instant at which it is sent, and count it if so: whoever sent it
+        delivers it then. So it is where nothing takes time but what is large (see ``ENDLESS``), and nothing is before it."""
+        if not self._instant or size > self.model.packet_bytes_max or self._stops or self._delays:
+            return False
+        connection = self._connections.get((source, target)) if self._connections else None
+        if connection is not None and not connection.idle(int(self.environment.now)):
+            return False
+        sent, delivered = self.sent, self.delivered
+        sent.messages += 1
+        sent.bytes += size
+        delivered.messages += 1
+        delivered.bytes += size
+        return True
 
     def send(self, source: Address, target: Address, size: int, deliver: Deliver) -> None:
         """Send a message of ``size`` bytes; ``deliver()`` is called when it arrives, after everything sent before it there."""
@@ -390,6 +411,7 @@ class Network:
         for link, bandwidth in zip(self._of(node), usual, strict=True):
             changed = max(1, bandwidth * numerator // denominator)
             if changed != link.bandwidth:
+                self._instant = False
                 self.flows.set_bandwidth(link, changed)
 
     def cut(self, first: NodeID, second: NodeID) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from simpy.events import Event
 
-from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, perform, performs
+from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, performs
 from sundog.backends.simulated.cores import Cores
 from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process, inline_bytes, wire_size
@@ -34,6 +34,7 @@ from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cluster import Cluster
+    from sundog.backends.simulated.run_trace import RunTrace
     from sundog.backends.simulated.strand import Strand
 
 #: The process of a node that sends stored bytes to others: they do not hold up what hosts say to each other.
@@ -159,11 +160,12 @@ class Node(Process):
         #: What is coming here, by attempt.
         self._fetches: dict[int, StartFetch] = {}
         self._effects = effect_table(self, CLUSTER_ACTIONS)
+        self._room = config.step_events_max
 
     def wanted_at(self) -> Nanos | None:
         """See ``Process``."""
         deadline = self.host.next_deadline()
-        return None if deadline is None else deadline - self.skew
+        return deadline if deadline is None or not self.skew else deadline - self.skew
 
     def turn(self) -> None:
         """See ``Process``: one ``host.step``, its actions, one batch to each process that they speak to.
@@ -172,28 +174,40 @@ class Node(Process):
         """
         if self._acting is not None or self.pauses:
             return
-        room = self.config.step_events_max
-        events, self.inbox = (self.inbox, []) if len(self.inbox) <= room else (self.inbox[:room], self.inbox[room:])
-        now = self.loop.now
-        clock = self._clock = max(self._clock, now + self.skew)
+        events, self.inbox = self.inbox, []
+        if len(events) > self._room:
+            events, self.inbox = events[: self._room], events[self._room :]
+        now: Nanos = self.environment._now  # type: ignore[assignment]
+        clock = now + self.skew
+        if clock < self._clock:
+            clock = self._clock
+        self._clock = clock
         actions = self.host.step(clock, events)
-        self.log.host_turn(now, self.where, events, actions)
+        if self.log.wanted:
+            self.log.host_turn(now, self.where, events, actions)
         if self.checks:
             self.host.check_invariants()
         if self._cluster.occurred is not None:
             self._tell_of_ends(events)
-        span = self._takes(events, actions)
-        if span:
-            self.spent += span
-            self._acting = actions
-            if self.cores is not None:
-                self.cores.compute(span, self._act_late)
-            else:
-                self.loop.call_at(now + span, self._act_late)
-            return
+        if self._cluster.trace is not None:
+            self._cluster.trace.turned(self, self._cluster.hosts.get(self.number))
+        if self.profile is not None or self.slowness != 1000:
+            span = self._takes(events, actions)
+            if span:
+                self._act_after(span, actions)
+                return
         self._act(actions)
         if not self.dead:
             self.rearm()
+
+    def _act_after(self, span: Nanos, actions: Sequence[Action]) -> None:
+        """Do what a turn said once it has taken its time."""
+        self.spent += span
+        self._acting = actions
+        if self.cores is not None:
+            self.cores.compute(span, self._act_late)
+        else:
+            self.loop.call_at(self.loop.now + span, self._act_late)
 
     def _takes(self, events: Sequence[MachineEvent], actions: Sequence[Action]) -> Nanos:
         """Return how long this turn takes."""
@@ -227,10 +241,22 @@ class Node(Process):
             self.turn_at(due)
 
     def _act(self, actions: Sequence[Action]) -> None:
-        perform(self._effects, actions)
-        outboxes, self._outboxes = self._outboxes, {}
-        for to, messages in outboxes.items():
-            self.send(self.where, to, messages)
+        effects, outboxes = self._effects, self._outboxes
+        for action in actions:
+            kind = type(action)
+            if kind is Send:  # as _send does, without the call: it is nearly every action
+                to, message = action.to, action.message  # type: ignore[attr-defined]
+                outbox = outboxes.get(to)
+                if outbox is None:
+                    outboxes[to] = [message]
+                else:
+                    outbox.append(message)
+            else:
+                effects[kind](action)
+        if outboxes:
+            self._outboxes = {}
+            for to, messages in outboxes.items():
+                self.send(self.where, to, messages)
         if self.dead and self.number:
             self.die()
         elif self.inbox:
@@ -249,6 +275,11 @@ class Node(Process):
         self.pauses -= 1
         if not self.pauses and not self.dead:
             self.turn_soon()
+
+    @property
+    def trace(self) -> RunTrace | None:
+        """What is told to people, if they want a trace."""
+        return self._cluster.trace
 
     def occurred(self, what: Occurrence) -> None:
         """Something happened that faults may wait for."""
@@ -349,7 +380,12 @@ class Node(Process):
         worker = self.workers.get(action.worker)
         if worker is not None:
             worker.tokens += len(action.tasks)
-            self._send(Send(worker.where, RunTasks(action.tasks, action.forget_through)))
+            message = RunTasks(action.tasks, action.forget_through)
+            outbox = self._outboxes.get(worker.where)
+            if outbox is None:
+                self._outboxes[worker.where] = [message]
+            else:
+                outbox.append(message)
 
     @performs(ReclaimTasks)
     def _reclaim(self, action: ReclaimTasks) -> None:
@@ -380,11 +416,15 @@ class Node(Process):
             self.report(FetchFailed(action.object_id, action.attempt, f"node {action.source} is gone"))
             return
         self._fetches[action.attempt] = action
+        if self._cluster.trace is not None:
+            self._cluster.trace.asked(self.number, action)
         came = partial(self._fetched, source, action)
         self._cluster.network.send(address(action.source, OBJECT_SERVER), self.where, action.size, came)
 
     def _fetched(self, source: Node, action: StartFetch) -> None:
         if not self.dead and self._fetches.pop(action.attempt, None) is not None:
+            if self._cluster.trace is not None:
+                self._cluster.trace.fetched(self.number, action)
             self.store.copy(action.offset, action.size, source.store, action.source_offset)
             self.report(FetchFinished(action.object_id, action.attempt))
 

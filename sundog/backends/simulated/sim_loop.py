@@ -106,6 +106,8 @@ class InstantNetwork(ConstantNetwork):
 class Call(Event):
     """An event that calls one function: a SimPy Timeout without what that checks and formats."""
 
+    __slots__ = ("callbacks", "env")
+
     _ok = True
     _value = None
 
@@ -269,6 +271,7 @@ class Process:
 
     def __init__(self, loop: Loop, where: Address) -> None:
         self.loop = loop
+        self.environment = loop.environment
         self.where = where
         self.inbox: list[MachineEvent] = []
         #: Never takes a turn again.
@@ -281,8 +284,12 @@ class Process:
         """Take what has arrived; the turn comes after everything else that happens at this instant already."""
         if self.dead:
             return
-        self.inbox += [(sender, message) for message in messages]
-        self.turn_soon()
+        if len(messages) == 1:
+            self.inbox.append((sender, messages[0]))
+        else:
+            self.inbox += [(sender, message) for message in messages]
+        if not self._turn_due:
+            self.turn_soon()
 
     def turn_soon(self) -> None:
         """Take a turn at this instant."""
@@ -328,20 +335,24 @@ class Process:
     def rearm(self) -> None:
         """After a turn: see that the next one comes."""
         due = self.wanted_at()
-        if due is not None:
-            if due <= self.loop.now and not self.inbox:
-                raise InvariantViolation(f"the machine of process {self.where} would spin")
-            self.turn_at(due)
+        if due is None:
+            return
+        timer = self._timer
+        if timer is not None and timer <= due and timer > self.environment._now:
+            return
+        if due <= self.environment._now and not self.inbox:
+            raise InvariantViolation(f"the machine of process {self.where} would spin")
+        self.turn_at(due)
 
 
 def wire_size(messages: list[Any]) -> int:
     """Return about how many bytes ``messages`` are on a wire: values count, code does not (its length varies)."""
-    size = 0
+    size = _FRAME_BYTES * len(messages)
+    measures = _MEASURES
     for message in messages:
-        size += _FRAME_BYTES
-        measure = _MEASURES.get(type(message))
-        if measure is not None:
-            size += measure(message)
+        kind = type(message)
+        if kind in measures:
+            size += measures[kind](message)
     return size
 
 
@@ -367,11 +378,30 @@ def _values() -> dict[type, Callable[[Any], int]]:
     from sundog.core import messages as msg
 
     inline = inline_size
+
+    def runs(message: msg.RunTasks) -> int:
+        size = 0
+        for run in message.tasks:
+            arguments = run.spec.arguments
+            if arguments.size:
+                size += inline(arguments)
+            for value in run.values:
+                size += inline(value)
+        return size
+
+    def finished(message: msg.TaskFinished) -> int:
+        size = 0
+        for result in message.results:
+            value = result.value
+            if value.offset == -1:
+                size += value.size
+        return size
+
     return {
-        msg.TaskSubmitted: lambda m: inline(m.spec.arguments),
+        msg.TaskSubmitted: lambda m: m.spec.arguments.size if m.spec.arguments.offset == -1 else 0,
         msg.ObjectPut: lambda m: inline(m.value),
-        msg.TaskFinished: lambda m: sum([inline(result.value) for result in m.results]),
-        msg.RunTasks: lambda m: sum([inline(r.spec.arguments) + sum(map(inline, r.values)) for r in m.tasks]),
+        msg.TaskFinished: finished,
+        msg.RunTasks: runs,
         msg.ObjectsReady: lambda m: sum([inline(ready.value) for ready in m.objects]),
     }
 

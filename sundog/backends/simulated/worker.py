@@ -58,6 +58,8 @@ class Worker(ClientProcess):
         #: What the running task takes beyond what its body waits for.
         self._duration: Nanos = 0
         self._computing = False
+        #: When the last body began.
+        self._began: Nanos = 0
         #: How the body ended, while its duration passes.
         self._outcome: Outcome | None = None
         self._work_due = False
@@ -139,7 +141,7 @@ class Worker(ClientProcess):
             self._session = Session(self, worker=True)
             self._body = TaskBody(self._session, self._on_call)
         loop = self.loop
-        began = loop.now
+        began = self._began = loop.now
         strand = self._strand = Strand(loop, self, getcurrent())
         strand.begins(self._session)
         outcome = self._charged(run, values) if self.charges is not None else self._call(run, values)
@@ -201,6 +203,9 @@ class Worker(ClientProcess):
 
     def _report(self, run: msg.RunTask, outcome: Outcome, began: Nanos) -> None:
         took = self.loop.now - began - self._blocked
+        if self.node.trace is not None:
+            how = "failed" if outcome.failed else "task"
+            self.node.trace.ran(self.node.number, self.number, run, began, self._blocked, how)
         if self.charges is not None:
             self.charges.took(run.spec.function_id, took)
         self.finished = run.sequence
@@ -259,6 +264,8 @@ class Worker(ClientProcess):
     def die(self) -> Strand | None:
         """Never do anything again; return the suspended body, if there is one, to be unwound at the session's end."""
         self.dead = True
+        if self.run is not None and self.node.trace is not None:
+            self.node.trace.ran(self.node.number, self.number, self.run, self._began, self._blocked, "lost")
         if self._computation is not None and self.node.cores is not None:
             self.node.cores.stop(self._computation)
         strand = self._strand

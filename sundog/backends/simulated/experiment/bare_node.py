@@ -12,40 +12,69 @@ from simpy.events import NORMAL, Event
 
 from sundog.backends.simulated.cores import Cores
 from sundog.backends.simulated.experiment.measures import Measures
+from sundog.backends.simulated.network import Network
 from sundog.backends.simulated.node import Node, NodeWorker, Store
 from sundog.backends.simulated.sim_loop import wire_size
 from sundog.core.actions import Dispatch, StartFetch
 from sundog.core.config import Config
-from sundog.core.ids import Address, NodeID, ProcessID, node_of
+from sundog.core.ids import Address, NodeID, ProcessID, address
 from sundog.core.machine import Fact
+from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cluster import Cluster
+    from sundog.backends.simulated.experiment.bare_worker import BareWorker
     from sundog.core.host import Host
+
+
+#: What is above these bits of an address is its node's number.
+_NODE_SHIFT = address(NodeID(1), ProcessID(0)).bit_length() - 1
 
 
 class Delivery(Event):
     """An event that hands a batch to a process of the same node: a SimPy event that is its own callback."""
 
-    __slots__ = ("messages", "process", "sender")
+    __slots__ = ("env", "messages", "process", "sender")
 
     _ok = True
     _value = None
+    callbacks: Any
 
     def __init__(self, environment: Environment, process: Any, sender: Address, messages: list[Fact]) -> None:
         self.env = environment
         self.process = process
         self.sender = sender
         self.messages = messages
-        self.callbacks = _DELIVER
 
 
 def _deliver(event: Delivery) -> None:
     event.process.receive(event.sender, event.messages)
 
 
-#: Shared by all: SimPy only walks through it.
-_DELIVER: list[Any] = [_deliver]
+#: Shared by all: who works off the queue only walks through it.
+Delivery.callbacks = [_deliver]
+
+
+class Ends(Event):
+    """Bodies of one node end at one time: a SimPy event that is its own callback."""
+
+    __slots__ = ("env", "workers")
+
+    _ok = True
+    _value = None
+    callbacks: Any
+
+    def __init__(self, environment: Environment, worker: BareWorker) -> None:
+        self.env = environment
+        self.workers = [worker]
+
+
+def _end(event: Ends) -> None:
+    for worker in event.workers:
+        worker.on_time()
+
+
+Ends.callbacks = [_end]
 
 
 class BareNode(Node):
@@ -70,14 +99,15 @@ class BareNode(Node):
             self.cores = Cores(cluster.loop, 0)  # bodies compute on what the resources say, not on these
         #: Nodes whose turn comes when nothing else happens at this instant.
         self._turns = turns
-        self.local_latency = cluster.network.model.local_latency  # type: ignore[attr-defined]  # experiments have that one
+        assert isinstance(cluster.network, Network)
+        self._network = cluster.network
+        self._processes = cluster.processes
+        self.local_latency = self._network.model.local_latency
+        #: The bodies that end at one time, as long as nobody asked for another time since.
+        self._ends: Ends | None = None
+        self._ends_at: Nanos = -1
         #: Functions that the host was told of.
         self.exported: dict[str, None] = {}
-
-    def turn(self) -> None:
-        """See ``Process``."""
-        self.measures.steps += 1
-        super().turn()
 
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
@@ -89,26 +119,51 @@ class BareNode(Node):
         """The turn has come."""
         self._turn_due = False
         if not self.dead:
+            self.measures.steps += 1
             self.turn()
+
+    def _on_timer(self, event: Event) -> None:
+        """See ``Process``. Its turn comes with those of all others at this instant."""
+        now = self.environment._now
+        if self.dead or self._timer is None or self._timer > now:
+            return
+        self._timer = None
+        due = self.wanted_at()
+        if due is not None:
+            self.turn_at(due)
 
     def send(self, source: Address, target: Address, messages: list[Fact]) -> None:
         """See ``Node``."""
-        measures, cluster, size = self.measures, self._cluster, wire_size(messages)
-        if node_of(target) != self.number:
+        measures, size = self.measures, wire_size(messages)
+        process: Any
+        if target >> _NODE_SHIFT != self.number:
             measures.messages_remote += len(messages)
             measures.bytes_remote += size
-            cluster.network.send(source, target, size, partial(cluster.deliver, source, target, messages))
-            return
-        measures.messages_local += len(messages)
-        measures.bytes_local += size
-        process = self if target == self.where else cluster.processes.get(target)
-        if process is None:
-            return
-        if not self.local_latency:
+            network, cluster = self._network, self._cluster
+            if not network.at_once(source, target, size):
+                network.send(source, target, size, partial(cluster.deliver, source, target, messages))
+                return
+            process = self._processes.get(target)
+        else:
+            measures.messages_local += len(messages)
+            measures.bytes_local += size
+            process = self if target == self.where else self._processes.get(target)
+            if self.local_latency and process is not None:
+                environment = self.environment
+                environment.schedule(Delivery(environment, process, source, messages), NORMAL, self.local_latency)
+                return
+        if process is not None:
             process.receive(source, messages)
+
+    def wake_at(self, when: Nanos, worker: BareWorker) -> None:
+        """Call ``worker.on_time()`` at ``when``, later than now. Those of one time that ask one after the other share an event."""
+        if when == self._ends_at and self._ends is not None:
+            self._ends.workers.append(worker)
             return
-        environment = self.loop.environment
-        environment.schedule(Delivery(environment, process, source, messages), NORMAL, self.local_latency)
+        environment = self.environment
+        self._ends_at = when
+        self._ends = ends = Ends(environment, worker)
+        environment.schedule(ends, NORMAL, when - environment._now)
 
     def _dispatch(self, action: Dispatch) -> None:
         self.measures.decisions += len(action.tasks)

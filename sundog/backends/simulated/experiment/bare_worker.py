@@ -7,9 +7,8 @@ tasks with steps, a blocking get. Its client machine is made when the first task
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from simpy.events import Event as SimEvent
 
 from sundog.backends.simulated.workloads.workload import PUT, Compute, Submit, WorkTask
 from sundog.core import actions as act
@@ -95,7 +94,10 @@ class BareWorker:
                 events.append((sender, message))
         if events:
             self._step(events)
-        self._work()
+        if self.run is None:
+            self._work(self.experiment.profile.worker_wake)
+        elif self._facts or self._outbox:
+            self._flush()
 
     def die(self) -> Strand | None:
         """See ``node.NodeWorker``."""
@@ -122,7 +124,8 @@ class BareWorker:
         events += facts
         now = self.loop.now
         actions = client.step(now, events)
-        self.node.log.client_turn(now, self.where, events, actions)
+        if self.node.log.wanted:
+            self.node.log.client_turn(now, self.where, events, actions)
         answers = []
         for action in actions:
             if type(action) is act.Send:
@@ -141,8 +144,8 @@ class BareWorker:
 
     # --- the pipeline ---------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        """Run what lies in the pipeline, until something takes time."""
+    def _work(self, wake: Nanos = 0) -> None:
+        """Run what lies in the pipeline, until something takes time. ``wake``: what it costs that the worker slept."""
         executor = self.executor
         while self.run is None and not self.dead:
             run = executor.next()
@@ -156,39 +159,54 @@ class BareWorker:
                 self.started = self.finished = run.sequence
                 self._say(executor.skip(run))
             else:
-                self._begin(run, values)
-        self._flush()
+                self._begin(run, values, wake)
+                wake = 0
+        if self._facts or self._outbox:
+            self._flush()
         if self._stopping and self.run is None and not self.dead and not executor.queue:
             self.node.worker_left(self, 0)
 
-    def _begin(self, run: msg.RunTask, values: tuple[Value | None, ...]) -> None:
+    def _begin(self, run: msg.RunTask, values: tuple[Value | None, ...], wake: Nanos) -> None:
         self.run = run
         self.started = run.sequence
         experiment = self.experiment
         self.index = index = run.spec.arguments.format
         one = experiment.plan.tasks[index]
         experiment.started(self)
-        if None in run.values:
-            self._ask_for_kept(run, values)
+        sent = run.values
+        overhead = experiment.profile.worker_task
+        if overhead:
+            overhead += self._inline_time(values)
+        if sent and None in sent:
+            self._pause(wake, partial(self._ask_for_kept, run, values, overhead))
         elif one.steps:
-            self._begin_steps()
+            self._begin_steps(wake + overhead)
         else:
-            self._computed = one.duration
-            self._pause(one.duration + experiment.profile.worker_task, self._end)
+            self._computed = span = one.duration + overhead
+            self._pause(span + wake, self._end)
+
+    def _inline_time(self, values: tuple[Value | None, ...]) -> Nanos:
+        """Return what it costs to take in and to give out the values that travel in messages."""
+        plan = self.experiment.plan
+        sizes = [value.size for value in values if value is not None and value.offset < 0]
+        sizes += [size for size in plan.tasks[self.index].outputs if size <= plan.inline_bytes_max]
+        return self.experiment.profile.message_time(sum(sizes))
 
     def _pause(self, span: Nanos, then: Callable[[], None]) -> None:
         """Do ``then`` after ``span``."""
         if not span:
             then()
             return
-        if self.node.slowness != 1000:
-            span = self.node.slowed(span)
+        node = self.node
+        if node.slowness != 1000:
+            span = node.slowed(span)
         self._then = then
         self._timing = True
         self.experiment.busy += 1
-        self.loop.call_at(self.loop.now + span, self._on_timer)
+        node.wake_at(node.environment._now + span, self)  # type: ignore[arg-type]  # only whole numbers are ever scheduled
 
-    def _on_timer(self, _: SimEvent) -> None:
+    def on_time(self) -> None:
+        """What took time is over."""
         if self.dead:
             return
         self._timing = False
@@ -196,30 +214,30 @@ class BareWorker:
         self._then()
         if self.run is None:
             self._work()
-        else:
+        elif self._facts or self._outbox:
             self._flush()
 
-    def _ask_for_kept(self, run: msg.RunTask, values: tuple[Value | None, ...]) -> None:
+    def _ask_for_kept(self, run: msg.RunTask, values: tuple[Value | None, ...], overhead: Nanos) -> None:
         """What a task before this one in the pipeline returned came without a grant: ask for it if it is large."""
         given = zip(run.spec.dependencies, run.values, values, strict=True)
         missing = [o for o, sent, value in given if sent is None and value is not None and value.offset >= 0]
         if missing:
-            self._get(tuple(missing), self._begun)
+            self._get(tuple(missing), partial(self._begun, overhead))
         else:
-            self._begun()
+            self._begun(overhead)
 
-    def _begun(self) -> None:
+    def _begun(self, overhead: Nanos) -> None:
         """All arguments are there."""
         one = self.experiment.plan.tasks[self.index]
         if one.steps:
-            self._begin_steps()
+            self._begin_steps(overhead)
         else:
-            self._computed = one.duration
-            self._pause(one.duration + self.experiment.profile.worker_task, self._end)
+            self._computed = span = one.duration + overhead
+            self._pause(span, self._end)
 
     # --- bodies with steps ----------------------------------------------------------------------------------------------
 
-    def _begin_steps(self) -> None:
+    def _begin_steps(self, overhead: Nanos) -> None:
         run = self.run
         assert run is not None
         self._at = self._computed = 0
@@ -227,7 +245,7 @@ class BareWorker:
         for object_id in run.spec.contained:
             self._facts.append((LOOP, object_id))  # type: ignore[arg-type]  # a reference is born
             self._held.append(object_id)
-        self._pause(self.experiment.profile.worker_task, self._go_on)
+        self._pause(overhead, self._go_on)
 
     def _go_on(self) -> None:
         """Do the next steps, until one takes time."""
@@ -332,7 +350,10 @@ class BareWorker:
             if failed is not None:
                 self._fail(failed)
             else:
-                self._pause(self.experiment.profile.receive * len(distinct), self._then)
+                profile = self.experiment.profile
+                inline = sum([value.size for value in distinct.values() if value.offset < 0])
+                span = profile.worker_wake + profile.receive * len(distinct) + profile.message_time(inline)
+                self._pause(span, self._then)
 
     # --- results --------------------------------------------------------------------------------------------------------
 
@@ -344,13 +365,12 @@ class BareWorker:
 
     def _end(self) -> None:
         """The body returns."""
-        plan = self.experiment.plan
-        one = plan.tasks[self.index]
-        if plan.large(one):
+        results = self.experiment.plan.results(self.experiment.plan.tasks[self.index].outputs)
+        if results is None:
             self._extents = []
             self._pack()
         else:
-            self._report(plan.results(one.outputs))
+            self._report(results)
 
     def _pack(self) -> None:
         """Write large results into extents, one after the other."""
@@ -401,7 +421,8 @@ class BareWorker:
         if not (results and results[0].value.error):
             if plan.taken and plan.taken[self.index]:
                 self.executor.finished(run, results)
-            experiment.ended(self)
+            if self.counted:
+                experiment.finished(self.index)
         self.run = None
 
 

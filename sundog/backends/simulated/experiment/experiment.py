@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappop
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simpy.core import Environment
 
@@ -40,6 +41,9 @@ from sundog.core.ids import NodeID
 from sundog.core.placement import PlacementPolicy
 from sundog.core.units import MILLISECOND, SECOND, Nanos, seconds
 
+if TYPE_CHECKING:
+    from sundog.backends.simulated.run_trace import RunTrace
+
 #: Nothing has begun or ended for this long, nothing computes and nothing is to be submitted: longer than any grace of core's.
 _STUCK_AFTER: Nanos = 60 * SECOND
 #: How long a cluster is given to come up, and to let go of everything after its last task.
@@ -61,6 +65,7 @@ class Experiment:
     """One run of ``workload``. ``models``: the nodes; ``policy``: where tasks go that leave their node.
 
     ``settings`` are the session's, of which each node's model says what differs. ``digest``: keep the event log's SHA-256.
+    ``trace``: a file for a timeline; OSError is raised if it cannot be written.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Experiment:
         profile: Profile,
         faults: Schedule | None = None,
         digest: bool = False,
+        trace: str | os.PathLike[str] | None = None,
         checks: bool = False,
     ) -> None:
         self.models = models
@@ -86,6 +92,11 @@ class Experiment:
         framed = faults is not None and needs_frames(faults)
         self.network = (FramedNetwork if framed else Network)(self.loop.environment, profile.network, seed=seed.hex())
         self.cluster = Cluster(self.loop, self.network, self.log, Durations(), checks=checks)
+        self._trace: RunTrace | None = None
+        if trace is not None:
+            from sundog.backends.simulated.run_trace import RunTrace
+
+            self._trace = RunTrace(trace, len(models), workload.name, self.loop)
         free = not (profile.node_turn or profile.node_wake or profile.node_message or profile.node_decision)
         self.cluster.profile = None if free else profile
         #: The virtual time that is 0 for the workload: everything is up.
@@ -104,6 +115,8 @@ class Experiment:
         #: What carries out the faults, once it runs; its ``log`` says what was done.
         self.fault_runner: FaultRunner | None = None
         self._moved_at: Nanos = 0
+        self._environment = self.loop.environment
+        self._total = len(workload)
         self._draining = False
         #: By task: another has begun with what it returned. Only where nodes may be lost.
         self._used = bytearray(len(workload) if faults is not None or any(model.leaves is not None for model in models) else 0)
@@ -145,7 +158,8 @@ class Experiment:
         if self.cluster.occurred is not None:
             self.cluster.occurred(Occurrence.STARTED)
         measures, index = self.measures, worker.index
-        self._moved_at = now = self.loop.now
+        now: Nanos = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+        self._moved_at = now
         if measures.started_at[index] != NEVER:
             # Another attempt is under way, and will be in vain; or it is made again for those who have lost what it returned.
             worker.counted = measures.finished_at[index] != NEVER and not (self._used and self._used[index])
@@ -174,35 +188,40 @@ class Experiment:
         if worker.counted:
             self.measures.resumed(worker.index, self.loop.now - self.began)
 
-    def ended(self, worker: BareWorker) -> None:
-        """A body has returned."""
-        if worker.counted:
-            self.finished(worker.index)
-
     def finished(self, index: int) -> None:
         """A task is over."""
         measures = self.measures
-        now = self.loop.now
+        now: Nanos = self._environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
         self._moved_at = now
         measures.finished(index, now - self.began)
-        if measures.finished_count == len(self.plan.tasks) and not self._draining:
+        if measures.finished_count == self._total and not self._draining:
             self.over = True
 
     def lost(self, worker: BareWorker) -> None:
         """A worker died with a body."""
         if worker.counted:
+            self._trace_attempt(worker.index, self.loop.now - self.began, "lost")
             self.measures.lost(worker.index, self.loop.now - self.began, worker.blocked)
 
     def _unfinish(self, index: int) -> None:
         """What it returned is lost, or never arrived: it runs again, and that end is the one that counts."""
         measures = self.measures
         end, node = measures.finished_at[index], measures.node[index]
+        self._trace_attempt(index, end, "its result was lost")
         computed = end - measures.started_at[index] - measures.blocked_for.pop(index, 0)
         measures.wasted[node] += measures.share[index] * computed
         measures.in_system -= end
         measures.finished_count -= 1
         measures.finished_at[index] = NEVER
         measures.retries[index] = measures.retries.get(index, 0) + 1
+
+    def _trace_attempt(self, index: int, end: Nanos, outcome: str) -> None:
+        """An attempt that counts no more is shown, too."""
+        trace, measures = self._trace, self.measures
+        if trace is not None:
+            name = self.plan.name_of(index)
+            start, node, worker = measures.started_at[index], measures.node[index], measures.worker[index]
+            trace.trace.slice(node, worker, name, start, end, {"outcome": outcome}, "lost")
 
     def failed(self, reason: str) -> None:
         """A task, or a driver, can get no further."""
@@ -237,8 +256,16 @@ class Experiment:
             if collecting:
                 gc.enable()
             self.log.close()
+            self._close_trace()
         self._settle_accounts()
         return self.measures
+
+    def _close_trace(self) -> None:
+        """Also of a run that failed: what it shows up to there tells why."""
+        trace = self._trace
+        if trace is not None:
+            trace.trace.tasks(self.measures)
+            trace.close(self.fault_runner)
 
     def boot(self) -> None:
         """Go on until all nodes that are there from the beginning are known to the head, and have their workers."""
@@ -254,6 +281,11 @@ class Experiment:
 
     def _begin(self) -> None:
         self.began = self._moved_at = self.loop.now
+        if self._trace is not None:
+            self._trace.began = self.began
+            self.cluster.trace = self._trace
+            for number in self.cluster.nodes:
+                self._trace.joined(number)
         for node, model in zip(self.nodes, self.models, strict=True):
             leaves = model.leaves_at()
             if model.joins_at():
@@ -329,8 +361,7 @@ class Experiment:
                 break
             events += 1
             environment._now, _, _, event = heappop(queue)
-            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]  # as SimPy does
-            for callback in callbacks:
+            for callback in event.callbacks:  # which SimPy would take away: nobody waits for an event here
                 callback(event)
         self.measures.events += events
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from sundog.backends.simulated.workloads.workload import BY_DRIVER, PUT, Get, Submit, Workload, WorkTask
-from sundog.core.ids import FunctionID, IdSequence, ObjectID, TaskID, return_ids, root_task_id
+from sundog.core.ids import FunctionID, IdSequence, ObjectID, return_ids, root_task_id
 from sundog.core.messages import FunctionExported, ObjectPut, TaskSubmitted
 from sundog.core.task import Result, TaskSpec, Value
 
@@ -109,14 +109,11 @@ class Plan:
             if index in self.borrowed:
                 contained = tuple([object_id for other in self.borrowed[index] for object_id in self.object_ids[other]])
             self.object_ids[index] = return_ids(task_id, len(one.outputs))
-        return TaskSubmitted(self._spec(one, index, task_id, dependencies, contained))
-
-    def _spec(
-        self, one: WorkTask, index: int, task_id: TaskID, dependencies: tuple[ObjectID, ...], contained: tuple[ObjectID, ...]
-    ) -> TaskSpec:
-        return TaskSpec(
-            task_id, self.functions[one.function], one.name or one.function, Value(0, index), dependencies, contained,
-            len(one.outputs), one.resources, 3, 0, 0, one.duration,
+        return TaskSubmitted(
+            TaskSpec(
+                task_id, self.functions[one.function], one.name or one.function, Value(0, index), dependencies, contained,
+                len(one.outputs), one.resources, 3, 0, 0, one.duration,
+            )
         )  # fmt: skip
 
     def put(self, index: int, names: IdSequence, offset: int) -> ObjectPut:
@@ -147,15 +144,12 @@ class Plan:
 
     # --- what is returned -----------------------------------------------------------------------------------------------
 
-    def large(self, one: WorkTask) -> bool:
-        """Tell whether a task returns something that does not travel inline."""
-        outputs = one.outputs
-        return bool(outputs) and max(outputs) > self.inline_bytes_max
-
-    def results(self, outputs: tuple[int, ...]) -> tuple[Result, ...]:
-        """Return small values of these sizes."""
+    def results(self, outputs: tuple[int, ...]) -> tuple[Result, ...] | None:
+        """Return values of these sizes, or None if one of them is too large to travel inline."""
         found = self._results.get(outputs)
         if found is None:
+            if outputs and max(outputs) > self.inline_bytes_max:
+                return None
             if len(self._results) > 10_000:
                 self._results.clear()
             found = self._results[outputs] = tuple([Result(Value(size)) for size in outputs])

@@ -35,6 +35,7 @@ def run(
     settings: Mapping[str, Any] | None,
     first: Any,
     digest: bool,
+    trace: str | os.PathLike[str] | None,
     check_invariants: bool,
     progress: bool | None,
 ) -> Report:
@@ -43,7 +44,7 @@ def run(
         raise ValueError(f"first={first!r}: give the index of a task, 0 or more")
     experiment = prepare(
         workload, cluster, policy=policy, seed=seed, num_cpus=num_cpus, profile=profile, network=network, faults=faults,
-        settings=settings, digest=digest, check_invariants=check_invariants,
+        settings=settings, digest=digest, trace=trace, check_invariants=check_invariants,
     )  # fmt: skip
     with Progress(len(workload), progress) as shown:
         measures = experiment.run(shown)
@@ -70,11 +71,14 @@ def prepare(
     faults: Any = None,
     settings: Mapping[str, Any] | None = None,
     digest: bool = False,
+    trace: str | os.PathLike[str] | None = None,
     check_invariants: bool = False,
 ) -> Experiment:
     """Return the experiment, ready to run. See ``api.simulate`` for the arguments and what is raised."""
     if not isinstance(workload, Workload):
         raise TypeError(f"simulate runs a Workload (see sundog.workloads), not {type(workload).__name__}")
+    if trace is not None and not isinstance(trace, str | os.PathLike):
+        raise TypeError(f"trace takes the path of a file, not {trace!r}")
     models = node_models([cluster] if isinstance(cluster, Mapping | NodeModel) else cluster)
     costs = _profile(profile, network)
     base = _settings(num_cpus, settings)
@@ -84,7 +88,7 @@ def prepare(
     workers = {number: model.config(base).worker_count for number, model in enumerate(models)}
     return Experiment(
         workload, models, as_policy(policy), seed=name, settings=base, profile=costs,
-        faults=schedule_of(faults, workers, name.hex()), digest=digest, checks=check_invariants,
+        faults=schedule_of(faults, workers, name.hex()), digest=digest, trace=trace, checks=check_invariants,
     )  # fmt: skip
 
 

@@ -9,9 +9,11 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from simpy.events import NORMAL
 from simpy.events import Event as SimEvent
 
 from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.sim_loop import Call
 from sundog.backends.simulated.workloads.workload import PUT
 from sundog.core import actions as act
 from sundog.core import messages as msg
@@ -19,12 +21,14 @@ from sundog.core.client import Client
 from sundog.core.events import Asked, ReferenceDropped
 from sundog.core.ids import DRIVER, LOOP, Address, IdSequence, address, return_ids, root_task_id
 from sundog.core.machine import Event, Fact
-from sundog.core.units import Nanos
+from sundog.core.units import MICROSECOND, Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.experiment.bare_node import BareNode
     from sundog.backends.simulated.experiment.experiment import Experiment
 
+#: Where submitting takes time, what is submitted within this time travels together, as what real drivers submit does.
+SUBMITTED_FOR: Nanos = 100 * MICROSECOND
 #: Tasks submitted in one go, so that a million at one time do not stand in one queue.
 BATCH = 256
 
@@ -44,6 +48,9 @@ class Submitter:
         self._facts: list[Event] = []
         self._paused = False
         self._due = False
+        #: What was submitted travels with the next turn.
+        self._leaving = False
+        self._tasks = experiment.plan.tasks
         #: The extent that a put waits for: (task, where it lies once that is known).
         self._putting: tuple[int, int] | None = None
         self._performers: dict[type, Callable[[Any], None]] = {
@@ -71,39 +78,58 @@ class Submitter:
     def _next_due(self) -> Nanos | None:
         if self._next >= len(self.order) or self._paused or self._putting is not None:
             return None
-        plan = self.experiment.plan
-        return self.experiment.began + plan.tasks[self.order[self._next]].submitted_at
+        return self.experiment.began + self._tasks[self.order[self._next]].submitted_at
 
     def _turn_at(self, when: Nanos | None) -> None:
         if when is not None and not self._due:
             self._due = True
-            self.loop.call_at(max(when, self.loop.now), self._turn)
+            environment = self.loop.environment
+            wait = when - environment._now
+            environment.schedule(Call(environment, self._turn), NORMAL, wait if wait > 0 else 0)
 
     def _turn(self, _: SimEvent) -> None:
         self._due = False
-        due = self._next_due()
         now = self.loop.now
+        if self._leaving:
+            self._leaving = False
+            self._step([])
+        due = self._next_due()
         if due is None or self.node.dead:
             return
         if due > now:
             self._turn_at(due)
             return
-        experiment, order, facts = self.experiment, self.order, self._facts
+        busy = self._submit(now)
+        if busy:
+            self._leaving = True  # what is submitted one after the other travels together
+            self._due = True
+            self.loop.call_at(now + busy, self._turn)
+        else:
+            self._step([])
+            self._turn_at(self._next_due())
+
+    def _submit(self, now: Nanos) -> Nanos:
+        """Submit what is due, and what becomes due meanwhile; return how long that takes."""
+        experiment, order, facts, tasks = self.experiment, self.order, self._facts, self._tasks
         plan, measures, began = experiment.plan, experiment.measures, experiment.began
-        tasks = plan.tasks
-        at = self._next
-        last = min(at + BATCH, len(order))
-        while at < last and self._putting is None:
+        span = experiment.profile.submit
+        first = at = self._next
+        last = min(at + (min(BATCH, -(-SUBMITTED_FOR // span)) if span else BATCH), len(order))
+        clock = now - began
+        while at < last:
             index = order[at]
             one = tasks[index]
-            if one.submitted_at + began > now:
+            if one.submitted_at > clock or (one.function == PUT and at > first and span):
                 break
             at += 1
-            measures.submitted(index, now - began)
+            measures.submitted(index, clock)
+            clock += span
             if experiment.cluster.occurred is not None:
                 experiment.cluster.occurred(Occurrence.SUBMITTED)
             if one.function == PUT:
                 self._put(index)
+                if self._putting is not None:
+                    break
                 continue
             if one.function not in self.node.exported:
                 self.node.exported[one.function] = None
@@ -112,16 +138,9 @@ class Submitter:
             facts.append((LOOP, fact))
             for object_id in plan.let_go(index) if plan.dependent else return_ids(fact.spec.task_id, fact.spec.return_count):
                 facts.append((LOOP, ReferenceDropped(object_id)))
-        submitted, self._next = at - self._next, at
-        experiment.to_submit -= submitted
-        self._step([])
-        self._turn_at(self._after(now, submitted))
-
-    def _after(self, now: Nanos, submitted: int) -> Nanos | None:
-        """Return when the next turn is: what was submitted has taken its time."""
-        due = self._next_due()
-        free = now + submitted * self.experiment.profile.submit
-        return due if due is None or due > free else free
+        self._next = at
+        experiment.to_submit -= at - first
+        return span * (at - first)
 
     def _put(self, index: int) -> None:
         experiment = self.experiment
@@ -168,7 +187,8 @@ class Submitter:
             return
         now = self.loop.now
         actions = self.client.step(now, events)
-        self.node.log.client_turn(now, self.where, events, actions)
+        if self.node.log.wanted:
+            self.node.log.client_turn(now, self.where, events, actions)
         outgoing: list[Fact] = []
         for action in actions:
             if type(action) is act.Send:

@@ -72,6 +72,11 @@ class Trace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the file is complete."""
+        return self._file.closed
+
     def close(self) -> None:
         """Write what is pending and the end. Idempotent."""
         if not self._file.closed:
@@ -80,6 +85,10 @@ class Trace:
             self._file.close()
 
     # --- what a run tells while it goes on ------------------------------------------------------------------------------
+
+    def add_node(self, number: int, name: str) -> None:
+        """One more node has come."""
+        self._process(_FIRST + number, name, number + 1)
 
     def slice(
         self, node: int, worker: int, name: str, start: Nanos, end: Nanos, args: Mapping[str, Any] | None = None, kind: str = "task"
@@ -116,6 +125,11 @@ class Trace:
         self._slice(target, receiving, f"receiving {receiving - _RECEIVING}", name, "transfer", start, end, args)
         self._flow("transfer", (_FIRST + source, sending, start), (_FIRST + target, receiving, max(start, end - 1)))
 
+    def arrow(self, leaves: tuple[int, int, Nanos], arrives: tuple[int, int, Nanos]) -> None:
+        """A value went from one worker to another: (node, worker, when) of both, each within a slice there."""
+        (source, giver, left), (target, taker, came) = leaves, arrives
+        self._flow("value", (_FIRST + source, giver + 1, left), (_FIRST + target, taker + 1, came))
+
     # --- what is known when it is over ----------------------------------------------------------------------------------
 
     def tasks(self, measures: Measures, *, flows: bool = True) -> None:
@@ -140,11 +154,12 @@ class Trace:
             self.slice(measures.node[index], measures.worker[index], task.name or task.function, start, end, args, task.function)
             if not flows:
                 continue
-            here = (_FIRST + measures.node[index], measures.worker[index] + 1, start)
+            here = (measures.node[index], measures.worker[index], start)
             for producer in dict.fromkeys([one for one, _ in task.inputs]):
                 # An arrow begins inside its slice: at the last nanosecond, since its end is no longer inside.
                 leaves = max(started[producer], finished[producer] - 1)
-                self._flow("value", (_FIRST + measures.node[producer], measures.worker[producer] + 1, leaves), here)
+                if started[producer] != NEVER and leaves <= start:  # it may have run again since
+                    self.arrow((measures.node[producer], measures.worker[producer], leaves), here)
         self._queues(measures)
 
     def _queues(self, measures: Measures) -> None:

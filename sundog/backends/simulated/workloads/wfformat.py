@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sundog.backends.simulated.cluster_model import NodeModel
 from sundog.backends.simulated.workloads.generators import Duration, durations
 from sundog.backends.simulated.workloads.precedence import Precedence
 from sundog.backends.simulated.workloads.workload import BY_DRIVER, PUT, Output, Workload, WorkloadError, WorkTask, nanos
@@ -38,12 +39,25 @@ class Machine(msgspec.Struct, frozen=True):
     #: Bytes; 0 if the file does not say.
     memory: int = 0
 
+    def node(self) -> NodeModel:
+        """Return a node like it, for ``sundog.simulate``: its cores as CPUs, its memory as what tasks may ask for."""
+        return NodeModel(num_cpus=dict(self.shape).get(CPU, 0) / UNIT, memory=self.memory or None)
+
 
 class Instance(NamedTuple):
     """What a file holds. ``machines`` is empty where it describes none."""
 
     workload: Workload
     machines: tuple[Machine, ...]
+
+    def cluster(self) -> list[NodeModel]:
+        """Return a node for each machine, for ``sundog.simulate(instance.workload, instance.cluster())``; the first is the head.
+
+        Raises WorkloadError if the file describes no machines.
+        """
+        if not self.machines:
+            raise WorkloadError(f"{self.workload.name}: the file describes no machines; say what cluster to simulate instead")
+        return [machine.node() for machine in self.machines]
 
 
 # --- the document ------------------------------------------------------------------------------------------------------

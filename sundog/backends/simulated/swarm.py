@@ -127,8 +127,10 @@ class _Swarm:
         if random.random() < 0.25:
             trigger = When(random.choice(list(Occurrence)), random.randint(1, self._tasks))
         span = None
-        # One in eight is not taken back: outside the core it stays for good.
-        if isinstance(effect, LASTING) and random.random() >= 0.125:
+        # One in eight is not taken back: outside the core it stays for good. But not what lets a node be heard that does not
+        # hear: it would count as alive, and what is given to it would wait for ever.
+        deaf = isinstance(effect, Partition) and effect.one_way
+        if isinstance(effect, LASTING) and (random.random() >= 0.125 or deaf):
             span = self._span(self._safety)
         return Fault(effect, trigger, span)
 

@@ -60,7 +60,8 @@ class RestartedScheduler(GlobalScheduler):
         """See ``machine.Decider``. That a task is over means nothing before it is known whose it was; its node tells again."""
         if self._recovering:
             awaits = self._recovery.awaits
-            events = [event for event in events if type(event[1]) is not msg.TaskEnded or not awaits(node_of(event[0]))]
+            # One by one: its answer and what follows may come together.
+            events = (event for event in events if type(event[1]) is not msg.TaskEnded or not awaits(node_of(event[0])))
         return super().record(now, events)
 
     def decide(self, now: Nanos) -> list[Action]:

@@ -12,13 +12,14 @@ from sundog.core import messages as msg
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.host import Host
-from sundog.core.ids import LOOP, NodeID
+from sundog.core.ids import HOST, LOOP, NodeID, address
 from sundog.core.placement import POLICIES
 from sundog.core.recovery import Recovery, Service
 from sundog.core.restarted_scheduler import RestartedScheduler
-from sundog.core.task import Value
+from sundog.core.task import Result, Value
 from sundog.core.units import MILLISECOND, SECOND
 from tests.core.test_several_nodes import BODIES, LARGE, ONLY_ON, cluster, finish, node_of, on
+from tests.support.builders import AT_DRIVER, inline, said, spec
 from tests.support.cluster_fleet import Cluster, Node, cluster_config
 from tests.support.fleet import Execution, Work
 
@@ -338,3 +339,21 @@ def test_patience_takes_its_own_lateness_for_the_reason() -> None:
     late = due + 10 * config.heartbeat_every
     assert recovery.silent(late) == []
     assert recovery.silent(late + config.heartbeat_every) == [NodeID(1)]
+
+
+def test_an_end_right_behind_the_answer_counts() -> None:
+    """They may come in one step."""
+    config = Config(capacity=ONLY_ON[0])
+    here, there = address(NodeID(0), HOST), address(NodeID(1), HOST)
+    recovery = Recovery(config, 1, [NodeID(0), NodeID(1)])
+    scheduler = RestartedScheduler(config, here, POLICIES["bottom_up"](), None, None, recovery, node_was_lost=False)
+    joined = [(here, msg.NodeJoined(NodeID(node), ONLY_ON[node])) for node in range(2)]
+    task = spec(1)
+    end = (there, msg.TaskEnded(task.task_id, NodeID(1), (Result(inline(7)),)))
+    assert scheduler.step(1, [*joined, end]) == [], "whose it was is not known"
+    spilled, assigned = msg.TaskSpilled(task, AT_DRIVER), msg.TaskAssigned(task, AT_DRIVER)
+    assert scheduler.step(2, [(here, msg.TasksResent(NodeID(0), 1, (spilled,), (), ()))]) == []
+    told = scheduler.step(3, [(there, msg.TasksResent(NodeID(1), 1, (), (assigned,), ())), end])
+    assert said(told, msg.TaskSettled) == [msg.TaskSettled(task.task_id, (Result(inline(7)),))]
+    assert not said(told, msg.TaskAssigned)
+    assert scheduler.assigned == scheduler.waiting == {}

@@ -6,7 +6,7 @@ from random import Random
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import event, given, note
+from hypothesis import event, given, note, settings
 
 from sundog.core.config import Config
 from sundog.core.placement import POLICIES
@@ -115,6 +115,7 @@ def test_with_nodes_killed_at_any_moment(seed: int, bodies: int, operations: int
     cluster.check_empty()
 
 
+@settings(max_examples=max(5, settings().max_examples // 4))
 @given(seeds, bodies, operations, st.integers(2, 4), policies, st.integers(0, 1))
 def test_with_services_killed_at_any_moment(seed: int, bodies: int, operations: int, count: int, policy: str, kills: int) -> None:
     """The global scheduler and the directory die and begin anew, and a node dies, all at any moment."""

@@ -10,6 +10,9 @@ import pytest
 
 from tests.support.simulated_clusters import explore
 
+#: Seeds that have found bugs of services that begin anew.
+SERVICES = [5, 18, 271, 291]
+
 
 @pytest.mark.parametrize("seed", range(100, 104))
 def test_without_faults(seed: int) -> None:
@@ -28,6 +31,11 @@ def test_whatever_the_order_of_equal_times(seed: int) -> None:
 def test_with_a_swarm_of_faults(seed: int) -> None:
     """Safety: a right value or a legitimate error. Liveness: an end. Seeds that have found bugs."""
     assert explore(seed, checks=seed in (3, 28)).faults > 0
+
+
+@pytest.mark.parametrize("seed", SERVICES)
+def test_with_a_swarm_that_kills_the_heads_services_too(seed: int) -> None:
+    assert explore(seed, services=True, checks=seed == SERVICES[0]).faults > 0
 
 
 def test_the_same_faults_give_the_same_log() -> None:

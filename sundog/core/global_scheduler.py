@@ -108,6 +108,9 @@ class GlobalScheduler:
         self._exports: list[msg.FunctionExported] = []
         self._introduced: dict[NodeID, int] = {}
         self._lost: dict[NodeID, None] = {}
+        #: Nodes that have not measured how long tasks last, and about the longest mean of those that have; 0: none has.
+        self._unmeasured: dict[NodeID, None] = {}
+        self._mean: Nanos = 0
         self._actions: list[Action] = []
         #: When a task that no node could hold fails.
         self._graces: Deadlines[TaskID] = Deadlines()
@@ -248,11 +251,26 @@ class GlobalScheduler:
         if known is not None:
             # What is on its way to the node is not in its report.
             queued = max(fact.queued, self._with.get(fact.node, 0) - amount_of(CPU, known.capacity) // UNIT)
-            self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean))
+            if fact.mean:
+                self._unmeasured.pop(fact.node, None)
+                if fact.mean >= 2 * self._mean:
+                    self._learn(fact.mean)
+            self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean or self._mean))
+
+    def _learn(self, mean: Nanos) -> None:
+        """Nodes that have measured nothing pass for the slowest that has: else they would seem quicker, and get everything at once.
+
+        Only upwards, so that there are few such changes; what has a free CPU is given a task anyhow, and measures it.
+        """
+        self._mean = mean
+        for node in self._unmeasured:
+            view = self.nodes[node]
+            self._set_node(NodeView(node, view.capacity, view.free, view.queued, mean))
 
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
         self._could_fit = {}
-        self._set_node(NodeView(fact.node, fact.capacity, fact.capacity))
+        self._unmeasured[fact.node] = None
+        self._set_node(NodeView(fact.node, fact.capacity, fact.capacity, 0, self._mean))
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         if self.nodes.pop(fact.node, None) is not None:
@@ -261,6 +279,7 @@ class GlobalScheduler:
             self._nodes_changed = True
         self._with.pop(fact.node, None)
         self._told.pop(fact.node, None)
+        self._unmeasured.pop(fact.node, None)
         self._introduced.pop(fact.node, None)
         self._lost[fact.node] = None
         for task_id in [t for t, shape in self._shapes.items() if self._is_orphan(self.waiting[shape][t])]:

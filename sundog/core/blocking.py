@@ -124,6 +124,8 @@ class BlockedTasks:
 
     def next_deadline(self) -> Nanos | None:
         """Return when the next overdraft is due."""
+        if not self.resumable:
+            return None
         due = [r.blocking.resumable_at for r in self.resumable if r.blocking is not None]
         return min(due) + self._config.overdraft_after if due else None
 

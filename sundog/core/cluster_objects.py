@@ -88,12 +88,14 @@ class ClusterObjectManager(ObjectManager):
 
     def _speak(self) -> list[Action]:
         pulls = self.pulls
-        for attempt, size in pulls.rooms:
-            self._on_extent_wanted(self._here, msg.ExtentWanted(attempt, size))
-        pulls.rooms.clear()
-        said = super()._speak()
-        actions: list[Action] = [Send(self._head, fact) for fact in self._announce.take()]
-        actions += said
+        if pulls.rooms:
+            for attempt, size in pulls.rooms:
+                self._on_extent_wanted(self._here, msg.ExtentWanted(attempt, size))
+            pulls.rooms.clear()
+        actions = super()._speak()
+        announced = self._announce.take()
+        if announced:
+            actions = [*[Send(self._head, fact) for fact in announced], *actions]
         if self._located_for_scheduler:
             actions.append(Send(self._here, msg.ObjectsElsewhere(tuple(self._located_for_scheduler))))
             self._located_for_scheduler = []
@@ -102,8 +104,8 @@ class ClusterObjectManager(ObjectManager):
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        times = [time for time in (super().next_deadline(), self.pulls.next_deadline()) if time is not None]
-        return min(times) if times else None
+        room, rested = self._extent_requests.next_deadline(), self.pulls.next_deadline()
+        return min(room, rested) if room is not None and rested is not None else room or rested
 
     # -- tasks that leave ------------------------------
 

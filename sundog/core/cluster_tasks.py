@@ -86,10 +86,13 @@ class ClusterScheduler(LocalScheduler):
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
         earliest = super().next_deadline()
-        due = (self._report_at, self._offers.again_at, self.pipelines.next_tail()) if self._peers else (self._report_at,)
-        for time in due:
-            if time is not None and (earliest is None or time < earliest):
-                earliest = time
+        due = self._report_at
+        if due is not None and (earliest is None or due < earliest):
+            earliest = due
+        if self._peers:
+            for due in (self._offers.again_at, self.pipelines.next_tail()):
+                if due is not None and (earliest is None or due < earliest):
+                    earliest = due
         return earliest if earliest is None or earliest > self._now else self._now + 1
 
     def _report(self, now: Nanos) -> None:

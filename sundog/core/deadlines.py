@@ -57,7 +57,10 @@ class Deadlines(Generic[K]):
 
     def pop_due(self, now: Nanos) -> list[K]:
         """Remove and return the keys whose deadline is not after ``now``."""
-        heap, live = self._heap, self._live
+        heap = self._heap
+        if not heap:
+            return []
+        live = self._live
         limit = now - self._shift
         due: list[K] = []
         while heap and heap[0][0] <= limit:
@@ -69,7 +72,10 @@ class Deadlines(Generic[K]):
 
     def next(self) -> Nanos | None:
         """Return the earliest deadline, or None if there is none."""
-        heap, live = self._heap, self._live
+        heap = self._heap
+        if not heap:
+            return None
+        live = self._live
         while heap:
             at, order, key = heap[0]
             if live.get(key) == order:

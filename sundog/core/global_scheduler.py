@@ -115,6 +115,9 @@ class GlobalScheduler:
         #: Ends of which the nodes do not know yet that they were heard: they hear it after their next report.
         self._heard: dict[NodeID, list[TaskID]] = {}
         self._lost: dict[NodeID, None] = {}
+        #: Nodes that have not measured how long tasks last, and about the longest mean of those that have; 0: none has.
+        self._unmeasured: dict[NodeID, None] = {}
+        self._mean: Nanos = 0
         self._actions: list[Action] = []
         #: When a task that no node could hold fails.
         self._graces: Deadlines[TaskID] = Deadlines()
@@ -264,13 +267,28 @@ class GlobalScheduler:
         if known is not None:
             # What is on its way to the node is not in its report.
             queued = max(fact.queued, self._with.get(fact.node, 0) - amount_of(CPU, known.capacity) // UNIT)
-            self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean))
+            if fact.mean:
+                self._unmeasured.pop(fact.node, None)
+                if fact.mean >= 2 * self._mean:
+                    self._learn(fact.mean)
+            self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean or self._mean))
         if fact.node in self._heard:
             self._actions.append(Send(sender, msg.EndsHeard(tuple(self._heard.pop(fact.node)))))
 
+    def _learn(self, mean: Nanos) -> None:
+        """Nodes that have measured nothing pass for the slowest that has: else they would seem quicker, and get everything at once.
+
+        Only upwards, so that there are few such changes; what has a free CPU is given a task anyhow, and measures it.
+        """
+        self._mean = mean
+        for node in self._unmeasured:
+            view = self.nodes[node]
+            self._set_node(NodeView(node, view.capacity, view.free, view.queued, mean))
+
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
         self._could_fit = {}
-        self._set_node(NodeView(fact.node, fact.capacity, fact.capacity))
+        self._unmeasured[fact.node] = None
+        self._set_node(NodeView(fact.node, fact.capacity, fact.capacity, 0, self._mean))
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         if self.nodes.pop(fact.node, None) is not None:
@@ -279,6 +297,7 @@ class GlobalScheduler:
             self._nodes_changed = True
         self._with.pop(fact.node, None)
         self._told.pop(fact.node, None)
+        self._unmeasured.pop(fact.node, None)
         self._introduced.pop(fact.node, None)
         self._heard.pop(fact.node, None)
         self._lost[fact.node] = None

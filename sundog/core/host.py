@@ -355,13 +355,14 @@ class Host:
 
     def _round(self, now: Nanos, actions: list[Action]) -> None:
         """Every machine that has heard something records it; those that decide apart do so later."""
+        touched, undecided, deciders = self._touched, self._undecided, self._deciders
         for index, record, inbox in self._stations:
             if inbox:
                 said = record(now, inbox)
                 inbox.clear()
-                self._touched[index] = None
-                if index in self._deciders:
-                    self._undecided[index] = None
+                touched[index] = None
+                if index in deciders:
+                    undecided[index] = None
                 if said:
                     self._collect(said, actions)
 
@@ -377,14 +378,18 @@ class Host:
         """Route what is for this host; keep the rest, in order."""
         here, hearers = self.here, self._hearers
         for action in said:
-            if type(action) is Send and action.to == here:
-                event = (here, action.message)
-                for append in hearers[type(action.message)]:
-                    append(event)
-            else:
-                actions.append(action)
-                if type(action) is Send and type(action.message) is msg.SessionEnded:
+            if type(action) is Send:
+                message = action.message
+                if action.to == here:
+                    event = (here, message)
+                    for append in hearers[type(message)]:
+                        append(event)
+                    continue
+                if type(message) is msg.SessionEnded:
+                    actions.append(action)
                     self._end(actions)
+                    continue
+            actions.append(action)
 
     def _end(self, actions: list[Action]) -> None:
         """The session is over: here, and from the head on every other node."""
@@ -399,8 +404,9 @@ class Host:
 
     def _earliest(self) -> Nanos | None:
         """Ask those that were stepped when they are due, and return when the first of all is."""
+        due_at, machines = self._due_at, self._machines
         for index in self._touched:
-            self._due_at[index] = self._machines[index].next_deadline()
+            due_at[index] = machines[index].next_deadline()
         self._touched.clear()
         earliest = self.output.next_deadline()
         for due in self._due_at:

@@ -51,6 +51,7 @@ class Offers:
         self._pool = pool
         self._resources = resources
         self._queues: dict[Shape, _Queue] = {}
+        self._slots_of: dict[Shape, int] = {}
         #: When to look again although nothing happens.
         self.again_at: Nanos | None = None
 
@@ -65,6 +66,8 @@ class Offers:
         """Return the tasks that should go, newest last; they are forgotten here."""
         chosen: list[TaskRecord] = []
         self.again_at = None
+        if not self._queues:
+            return chosen
         for shape, queue in list(self._queues.items()):
             queue.trim()
             if not queue.own:
@@ -79,36 +82,63 @@ class Offers:
                     gone.append(record)
             chosen += reversed(gone)
             if queue.own:
-                known = queue.own[-1].function.mean is not None
-                again = now + max(_LOOK_MIN, self._config.offer_after * (_RARELY if known else 1))
+                again = self._again_at(shape, queue, now)
                 self.again_at = again if self.again_at is None else min(self.again_at, again)
         return chosen
 
+    def _again_at(self, shape: Shape, queue: _Queue, now: Nanos) -> Nanos:
+        """Return when more of what stays now may have to go although nothing happens until then: when the estimate of a turn has
+        grown so much, because no body ends."""
+        mean = queue.own[-1].function.mean
+        again = now + max(_LOOK_MIN, self._config.offer_after * (1 if mean is None else _RARELY))
+        youngest_at = self._youngest_at(shape)
+        if youngest_at is None:
+            return again
+        grown = self._config.offer_after * self._slots(shape) // (len(queue.own) + len(queue.assigned))
+        if mean is not None:
+            grown = max(grown, self._doubtful(mean))
+        return max(again, youngest_at + grown + 1)
+
     def _stay(self, shape: Shape, queue: _Queue, now: Nanos) -> int:
         """Return how many of its own tasks would have their turn soon enough."""
-        free, capacity = self._resources.free, self._resources.capacity
+        free = self._resources.free
         at_once = min([free.get(name, 0) // amount for name, amount in shape], default=len(queue.own))
-        slots = max(1, min([capacity.get(name, 0) // amount for name, amount in shape], default=1))
         turn = self._turn(shape, queue.own[-1], now)
-        soon = self._config.backlog_max if turn <= 0 else self._config.offer_after * slots // turn
+        soon = self._config.backlog_max if turn <= 0 else self._config.offer_after * self._slots(shape) // turn
         return max(at_once, min(soon, self._config.backlog_max) - len(queue.assigned), 0)
 
     def _turn(self, shape: Shape, record: TaskRecord, now: Nanos) -> Nanos:
         """Return how long one turn takes, as far as is known."""
         mean = record.function.mean
-        youngest = None
-        doubtful = 0 if mean is None else 2 * mean + 2 * self._config.pipeline_work_max
-        for worker in (self._pool.leased.get(shape) or {}).values():
-            if not worker.pipeline:
-                continue
-            age = now - worker.pipeline[0].dispatched_at
-            if mean is not None and age <= doubtful:
-                return mean  # mostly the first one looked at
-            if youngest is None or age < youngest:
-                youngest = age
-        if youngest is None:
+        youngest_at = self._youngest_at(shape)
+        if youngest_at is None:
             return mean or 0
-        return youngest
+        age = now - youngest_at
+        return mean if mean is not None and age <= self._doubtful(mean) else age
+
+    def _doubtful(self, mean: Nanos) -> Nanos:
+        """Return after how long in a body the mean duration of its function passes for no longer true."""
+        return 2 * mean + 2 * self._config.pipeline_work_max
+
+    def _youngest_at(self, shape: Shape) -> Nanos | None:
+        """Return when the last body that runs now was dispatched, or None if none does."""
+        youngest_at = None
+        for worker in (self._pool.leased.get(shape) or {}).values():
+            pipeline = worker.pipeline
+            if pipeline:
+                dispatched_at = pipeline[0].dispatched_at
+                if youngest_at is None or dispatched_at > youngest_at:
+                    youngest_at = dispatched_at
+        return youngest_at
+
+    def _slots(self, shape: Shape) -> int:
+        """Return how many of ``shape`` the node holds at a time."""
+        slots = self._slots_of.get(shape)
+        if slots is None:
+            capacity = self._resources.capacity
+            slots = max(1, min([capacity.get(name, 0) // amount for name, amount in shape], default=1))
+            self._slots_of[shape] = slots
+        return slots
 
     def __len__(self) -> int:
         """Return how many tasks are ready; an upper bound."""

@@ -276,12 +276,16 @@ class Pipelines:
 
     def free_tails(self, now: Nanos) -> None:
         """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
+        if not self._deep:
+            return
         for worker in self._tails():
             if now >= self._hopeless_at(worker):
                 self.reclaim(worker, _movable(worker))
 
     def next_tail(self) -> Nanos | None:
         """Return when :meth:`free_tails` has something to do if nothing happens."""
+        if not self._deep:
+            return None
         return min([self._hopeless_at(worker) for worker in self._tails()], default=None)
 
     def lateness(self, now: Nanos) -> Nanos:

@@ -41,8 +41,12 @@ class PoolSize:
             self._paused_until = None
         pool, config = self._pool, self._config
         actions: list[Action] = []
-        while len(pool.workers) - pool.stopping_count < config.worker_count:
+        staying = len(pool.workers) - pool.stopping_count
+        if staying == config.worker_count and (pool.idle or pool.starting_count):
+            return actions  # as mostly
+        while staying < config.worker_count:
             actions.append(StartWorker(pool.add().worker))
+            staying += 1
         if pool.idle or pool.starting_count or len(pool.workers) >= config.worker_processes_max:
             self._let_go(now, actions)
             return actions
@@ -75,7 +79,9 @@ class PoolSize:
 
     def next_deadline(self) -> Nanos | None:
         """Return when the size should be looked at again."""
-        return self._paused_until if self._paused_until is not None else self._idle_deadline()
+        if self._paused_until is not None:
+            return self._paused_until
+        return self._idle_deadline() if len(self._pool.workers) > self._config.worker_count else None
 
     # -- workers that do not come up ------------------------------
 

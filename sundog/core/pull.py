@@ -238,6 +238,8 @@ class Pulls:
 
     def decide(self, now: Nanos) -> None:
         """Let those that have rested go on, and start what is allowed."""
+        if not self._pulls:
+            return
         for pull in self._failures:
             if pull.state is PullState.RESTING and self._pulls.get(pull.object_id) is pull:
                 wait = self._config.fetch_retry_after << min(pull.failures - 1, _DOUBLINGS_MAX)

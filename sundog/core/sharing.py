@@ -100,6 +100,7 @@ class Announcements:
 
     def take(self) -> list[Fact]:
         """Return and forget what is to be told, in order."""
-        self._close()
+        if self._queue:
+            self._close()
         facts, self._facts = self._facts, []
         return facts

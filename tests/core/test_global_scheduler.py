@@ -14,7 +14,7 @@ from sundog.core.machine import Action, Fact, Rng
 from sundog.core.placement import Central, policy
 from sundog.core.resources import ONE_CPU, Shape, shape
 from sundog.core.task import TaskSpec, Value
-from sundog.core.units import SECOND
+from sundog.core.units import MILLISECOND, SECOND
 
 HERE = address(NodeID(0), HOST)
 ASKER = address(NodeID(0), DRIVER)
@@ -57,6 +57,17 @@ def test_places_and_spreads_a_burst_between_reports() -> None:
     assert [action.to for action in actions if isinstance(action, Send)] == [host(0), host(1), host(0), host(1)]
     assert actions[0] == Send(host(0), msg.TaskAssigned(task(0), ASKER))
     assert bench.machine.waiting == {}
+
+
+def test_a_node_that_has_measured_nothing_does_not_pass_for_a_quick_one() -> None:
+    """Seen where many tasks of 100 ms became ready on a head of one CPU: all of them left, and then it idled."""
+    bench = Bench()
+    bench.step(1, join(0, CPU=1), join(1, CPU=1))
+    for now, mean in ((2, MILLISECOND), (3, 100 * MILLISECOND)):
+        bench.step(now, msg.LoadReported(NodeID(0), (("CPU", 0),), 0, mean))
+    actions = bench.step(4, *[spilled(task(number)) for number in range(6)])
+    assert len(actions) == 6
+    assert bench.machine.placed == {NodeID(0): 3, NodeID(1): 3}
 
 
 def test_an_infeasible_task_fails_after_the_grace_with_all_that_helps() -> None:

@@ -174,6 +174,7 @@ class Node(Process):
         """
         if self._acting is not None or self.pauses:
             return
+        cluster = self._cluster
         events, self.inbox = self.inbox, []
         if len(events) > self._room:
             events, self.inbox = events[: self._room], events[self._room :]
@@ -187,10 +188,10 @@ class Node(Process):
             self.log.host_turn(now, self.where, events, actions)
         if self.checks:
             self.host.check_invariants()
-        if self._cluster.occurred is not None:
+        if cluster.occurred is not None:
             self._tell_of_ends(events)
-        if self._cluster.trace is not None:
-            self._cluster.trace.turned(self, self._cluster.hosts.get(self.number))
+        if cluster.trace is not None:
+            cluster.trace.turned(self, cluster.hosts.get(self.number))
         if self.profile is not None or self.slowness != 1000:
             span = self._takes(events, actions)
             if span:

@@ -109,6 +109,18 @@ class BareNode(Node):
         #: Functions that the host was told of.
         self.exported: dict[str, None] = {}
 
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``Process``."""
+        if self.dead:
+            return
+        if len(messages) == 1:
+            self.inbox.append((sender, messages[0]))
+        else:
+            self.inbox += [(sender, message) for message in messages]
+        if not self._turn_due and self._acting is None and not self.pauses:
+            self._turn_due = True
+            self._turns.append(self)
+
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
         if not self._turn_due and self._acting is None and not self.pauses:
@@ -134,9 +146,10 @@ class BareNode(Node):
 
     def send(self, source: Address, target: Address, messages: list[Fact]) -> None:
         """See ``Node``."""
-        measures, size = self.measures, wire_size(messages)
+        measures = self.measures
         process: Any
         if target >> _NODE_SHIFT != self.number:
+            size = wire_size(messages)
             measures.messages_remote += len(messages)
             measures.bytes_remote += size
             network, cluster = self._network, self._cluster
@@ -146,7 +159,6 @@ class BareNode(Node):
             process = self._processes.get(target)
         else:
             measures.messages_local += len(messages)
-            measures.bytes_local += size
             process = self if target == self.where else self._processes.get(target)
             if self.local_latency and process is not None:
                 environment = self.environment

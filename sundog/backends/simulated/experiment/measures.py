@@ -29,7 +29,7 @@ class Measures:
     """
 
     __slots__ = (
-        "_ready", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_local", "bytes_received", "bytes_remote",
+        "_ready", "blocked_for", "busy", "bytes_dropped", "bytes_in_flight", "bytes_received", "bytes_remote",
         "bytes_sent", "capacity", "decisions", "ended_at", "events", "evicted_bytes", "evictions", "fetches", "finished_at",
         "finished_count", "freed", "in_system", "messages_local", "messages_remote", "node", "resident", "retries", "seconds",
         "shapes", "share", "spilled_in", "spilled_out", "started_at", "steps", "store_peak", "stored", "submitted_at",
@@ -81,9 +81,9 @@ class Measures:
         self.in_system = 0
         self.submitted_count = 0
         self.finished_count = 0
-        #: Messages within a node and between nodes, and their bytes on the wire.
+        #: Messages within a node and between nodes, and the bytes of these on the wire.
         self.messages_local = self.messages_remote = 0
-        self.bytes_local = self.bytes_remote = 0
+        self.bytes_remote = 0
         #: Steps of schedulers, tasks they placed, values fetched from another node, events of the simulation.
         self.steps = self.decisions = self.fetches = self.events = 0
         #: When the run was over, and how many real seconds it took.

@@ -90,7 +90,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     spilled: int = 0
     messages_local: int = 0
     messages_remote: int = 0
-    bytes_local: int = 0
     bytes_remote: int = 0
     #: Steps of schedulers, and tasks that they placed.
     steps: int = 0
@@ -158,7 +157,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             spilled=sum(measures.spilled_out),
             messages_local=measures.messages_local,
             messages_remote=measures.messages_remote,
-            bytes_local=measures.bytes_local,
             bytes_remote=measures.bytes_remote,
             steps=measures.steps,
             decisions=measures.decisions,
@@ -274,7 +272,7 @@ _LINES: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("fullest store", lambda r: size_text(r.store_peak)),
     ("spilled tasks", lambda r: f"{r.spilled:,}"),
     ("messages within, between nodes", lambda r: f"{r.messages_local:,}, {r.messages_remote:,}"),
-    ("their bytes", lambda r: f"{size_text(r.bytes_local)}, {size_text(r.bytes_remote)}"),
+    ("bytes of those between nodes", lambda r: size_text(r.bytes_remote)),
     ("scheduler steps, decisions", lambda r: f"{r.steps:,}, {r.decisions:,}"),
     ("events", lambda r: f"{r.events:,}"),
     ("real time, task lives a second", lambda r: f"{duration_text(r.seconds)}, {r.lives_per_second:,.0f}"),

@@ -4,16 +4,20 @@ Every node has 4 CPUs, submits its own tasks at random times and hands to the gl
 about every third; heartbeats are on. Nothing costs virtual time but bodies.
 
 ``python -m benchmarks.simulated_tasks`` prints the table; ``--million`` runs 1,000,000 tasks on 1,000 nodes once, with the
-memory that it took; ``--profile NODES`` where the time goes.
+memory that it took; ``--profile NODES`` where the time goes; ``--share NODES`` how much of it is core's, by samples of the running
+program, which cost nothing by themselves.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import resource
+import signal
 import sys
 import time
 from random import Random
+from types import FrameType
 
 from benchmarks.measure import Row, at_least, at_most, info, show
 from benchmarks.simulated_network import per_second, raw_events
@@ -93,6 +97,34 @@ def million(nodes: int = 1000, count: int = 1_000_000) -> list[Row]:
     ]
 
 
+def share(nodes: int, count: int = 20_000) -> list[Row]:
+    """How much of a life is spent in core's code and how much in the loop round it."""
+    raw = per_second(raw_events)
+    made = experiment(nodes, count)
+    made.boot()
+    samples = {True: 0, False: 0}
+
+    def sample(_: int, frame: FrameType | None) -> None:
+        samples[frame is not None and f"sundog{os.sep}core{os.sep}" in frame.f_code.co_filename] += 1
+
+    before = signal.signal(signal.SIGPROF, sample)
+    signal.setitimer(signal.ITIMER_PROF, 0.001, 0.001)
+    started = time.process_time()
+    try:
+        made.run()
+    finally:
+        took = time.process_time() - started
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    life = took / count * raw
+    loop = samples[False] / (samples[True] + samples[False])
+    return [
+        info(f"a life on {nodes} nodes, in raw SimPy events", f"{life:.0f}"),
+        info("of these, core", f"{life * (1 - loop):.0f}"),
+        info("the loop, its clients, network and books", f"{life * loop:.0f}"),
+    ]
+
+
 def profile(nodes: int, count: int = 10_000) -> None:
     """Print where the time goes."""
     import cProfile
@@ -110,6 +142,8 @@ def profile(nodes: int, count: int = 10_000) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--profile"]:
         profile(int(sys.argv[2]))
+    elif sys.argv[1:2] == ["--share"]:
+        show(share(int(sys.argv[2])), "Core's share of a simulated task")
     elif sys.argv[1:2] == ["--million"]:
         show(million(), "A million simulated tasks")
     else:

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from simpy.core import Environment
 
 from sundog.backends.simulated import network as module
+from sundog.backends.simulated.cost_model import FREE
 from sundog.backends.simulated.flows import Call
+from sundog.backends.simulated.framing import FramedNetwork
 from sundog.backends.simulated.network import Network
 from sundog.backends.simulated.network_model import NetworkModel
 from sundog.core.errors import InvariantViolation
@@ -433,3 +435,30 @@ def test_the_hash_seed_does_not_matter() -> None:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         digests.add(subprocess.check_output([sys.executable, "-c", program], env=environment, text=True, timeout=60))
     assert digests == {busy_log(3) + "\n"}
+
+
+def test_small_messages_take_no_time_where_nothing_does() -> None:
+    """But none overtakes what was sent before it, and none passes a fault."""
+    environment = Environment(0)
+    network = Network(environment, FREE.network)
+    first, second = host(0), host(1)
+    arrived: list[str] = []
+    assert network.at_once(first, second, 100)
+    assert not network.at_once(first, second, FREE.network.packet_bytes_max + 1)
+    network.send(first, second, 1 << 30, lambda: arrived.append("large"))
+    assert not network.at_once(first, second, 100)
+    assert network.at_once(second, first, 100)
+    network.send(first, second, 100, lambda: arrived.append("small"))
+    environment.run()
+    assert arrived == ["large", "small"]
+    assert network.at_once(first, second, 100)
+    network.stop(NodeID(0), NodeID(1))
+    assert not network.at_once(first, second, 100)
+    network.send(first, second, 100, lambda: arrived.append("stopped"))
+    network.resume(NodeID(0), NodeID(1))
+    environment.run()
+    assert arrived[-1] == "stopped"
+    assert network.at_once(first, second, 100)
+    network.check_invariants()
+    assert not Network(environment, NetworkModel()).at_once(first, second, 100)
+    assert not FramedNetwork(environment, FREE.network).at_once(first, second, 100)

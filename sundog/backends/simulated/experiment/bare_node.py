@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from simpy.core import Environment
@@ -175,7 +176,7 @@ class BareNode(Node):
         environment = self.environment
         self._ends_at = when
         self._ends = ends = Ends(environment, worker)
-        environment.schedule(ends, NORMAL, when - environment._now)
+        heappush(environment._queue, (when, NORMAL, next(environment._eid), ends))  # as schedule() does, with no call
 
     def _dispatch(self, action: Dispatch) -> None:
         self.measures.decisions += len(action.tasks)

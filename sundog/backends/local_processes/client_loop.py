@@ -222,10 +222,10 @@ class DriverPort:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ASYNCHRONOUS)
         pump = self._pump
         try:
-            busy = True
             while not self._stopping and self.closed is None:
-                pump.sleep(ALERT if busy and not pump.patient else IDLE_LOOK, self._is_stopping)
-                busy = pump.turn()
+                alert = not pump.patient and _clock() - pump.turned_at < 2 * ALERT
+                pump.sleep(ALERT if alert else IDLE_LOOK, self._is_stopping)
+                pump.turn()
                 if pump.ended:
                     self._node_ended()
         except BaseException as error:  # a bug of ours: nobody may be left waiting for it

@@ -78,6 +78,13 @@ class Poller:
                 self.later.append(fd)
         return found
 
+    def read_pipes(self) -> None:
+        """Read the pipes that are ready now, once more in a turn; links and the rest are found again by the next :meth:`wait`."""
+        for fd, _ in self._epoll.poll(0, _READY_MAX):
+            read = self._pipes.get(fd)
+            if read is not None:
+                read()
+
     def read_others(self) -> None:
         """Call back for the sources in ``later``."""
         later, self.later = self.later, []

@@ -80,6 +80,8 @@ class ClientPump:
         #: The number of the :meth:`sleep` that somebody is in or about to be in, to be ended by :attr:`kick`; 0 if nobody is.
         self.asleep = 0
         self._sleeps = 0
+        #: Somebody wants a turn, and it has not begun.
+        self._wanted = False
         #: The last one that was ended so: once is enough.
         self._roused = 0
         self.paused = False
@@ -137,6 +139,7 @@ class ClientPump:
 
     def rouse(self) -> bool:
         """End the :meth:`sleep` of whoever is in it; False if nobody is."""
+        self._wanted = True  # before the look: who is about to sleep looks the other way round
         sleep = self.asleep
         if sleep:
             if sleep != self._roused:
@@ -167,7 +170,9 @@ class ClientPump:
         self._sleeps += 1
         self.asleep = self._sleeps
         try:
-            if self.facts or self.abandoned or self.handing_over or (woken is not None and woken()):
+            # A driver's facts that nobody wants to leave gather further: its thread looks again soon.
+            wanted = self._wanted or self.abandoned or self.handing_over or (self.facts and patience is None)
+            if wanted or (woken is not None and woken()):
                 longest = 0
             if self._answers:
                 self.give_answers()
@@ -187,6 +192,7 @@ class ClientPump:
 
         Return whether anything happened. Answers to requests are kept for :meth:`give_answers` or :meth:`sleep`.
         """
+        self._wanted = False
         events: list[Event] = []
         was_read = self._link_readable
         room = self._events_max
@@ -211,6 +217,8 @@ class ClientPump:
         handing_over = self.handing_over
         while handing_over:
             handing_over.popleft().release()
+        if taken < waiting:
+            self._wanted = True
         if taken == waiting:  # what the interrupted threads had asked before is among the events
             events += [(LOOP, RequestAbandoned(request)) for request in abandoned]
         else:

@@ -1,8 +1,8 @@
 """The node's loop: one thread, one epoll, one ``host.step`` a turn (protocols: P6).
 
-A turn: wait; read pipes, then one packet of every ready link, then the rest; step with at most ``config.step_events_max`` events
-(more are carried over); perform the actions in order; write every touched outbox once. Load itself makes the batches: what
-arrives while a turn runs is the next turn's batch.
+A turn: wait; read pipes, then one packet of every ready link (several, if they had come before the wait), then the rest; step
+with at most ``config.step_events_max`` events (more are carried over); perform the actions in order; write every touched outbox
+once. Load itself makes the batches: what arrives while a turn runs is the next turn's batch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ from sundog.core.events import ClientLost, TasksReclaimed
 from sundog.core.ids import LOOP, Address, process_of
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import RunTasks, WarningRaised
-from sundog.core.units import SECOND, Nanos
+from sundog.core.units import MICROSECOND, SECOND, Nanos
 
 _clock = time.monotonic_ns
+#: A wait that was shorter did not wait: what it found had come during the turn before.
+HURRY: Nanos = 15 * MICROSECOND
+#: Then so many more packets of each link are read, or those of so many messages: the step is most of a turn.
+_PACKETS_MAX = 16
+_MESSAGES_MAX = 1024
 #: How long the last messages may take to leave when a session ends.
 _LAST_FLUSH_NANOS = 5 * SECOND
 
@@ -122,13 +127,17 @@ class TurnLoop:
 
     def _turn(self, timeout: float) -> None:
         poller = self._poller
+        began = _clock()
         ready = poller.wait(timeout)
+        hurried = _clock() - began < HURRY
         if len(self._events) < self._events_max:
             for peer, mask in ready:
                 if mask & WRITABLE:
                     self._touch(peer)
                 if mask & READABLE:
                     self._read(peer)
+            if hurried and ready:
+                self._read_on(ready)
         if poller.later:
             poller.read_others()
         self._step()
@@ -155,11 +164,29 @@ class TurnLoop:
                 self.supervisor.link_ended(peer)
             return
         sender = peer.address
-        events = self._events
-        for message in messages:
-            events.append((sender, message))
+        self._events += [(sender, message) for message in messages]
         if peer.channel.wants_write:  # an acknowledgement did not fit
             self._touch(peer)
+
+    def _read_on(self, ready: list[tuple[Peer, int]]) -> None:
+        """Links had packets before the last turn ended: read what else they have, so that one step does for all of it.
+
+        What was printed before it was sent comes before it, so the pipes are read once more, and their output goes in between.
+        """
+        first, self._events = self._events, []
+        for peer, mask in ready:
+            if mask & READABLE:
+                for _ in range(_PACKETS_MAX):
+                    before = len(self._events)
+                    self._read(peer)
+                    if len(self._events) == before or before > _MESSAGES_MAX or not peer.open:
+                        break
+        rest, self._events = self._events, first
+        if rest:
+            self._poller.read_pipes()
+            if self.supervisor.unfinished_lines:
+                self.supervisor.flush_lines()
+            self._events += rest
 
     def _step(self) -> None:
         events = self._events

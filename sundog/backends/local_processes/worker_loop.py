@@ -35,11 +35,13 @@ from sundog.core.executor import Executor
 from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID
 from sundog.core.machine import Action, Fact
 from sundog.core.task import FailureKind, Value
-from sundog.core.units import MICROSECOND, Nanos
+from sundog.core.units import MICROSECOND, MILLISECOND, Nanos
 
 #: What a body's submissions gather to before they are sent: facts, or this much time (protocols: 3).
 SUBMITTED_TOGETHER = 64
-SUBMITTED_FOR: Nanos = 100 * MICROSECOND
+SUBMITTED_FOR: Nanos = 200 * MICROSECOND
+#: Nothing has been sent for this long: the next submission goes at once.
+PAUSE: Nanos = 1 * MILLISECOND
 #: Seconds after which the helper sends what nobody else has sent.
 HELP_AFTER = 0.001
 #: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
@@ -100,6 +102,8 @@ class WorkerPort:
         self._lanes = itertools.count(1)
         self._local = threading.local()
         self._blocked: Nanos = 0
+        #: When the first submission since the last turn was made.
+        self._gathering_from: Nanos = 0
         self._main = get_ident()
         self._pumping = allocate_lock()
         #: The main thread pumps, or wants to: the helper keeps away.
@@ -169,7 +173,11 @@ class WorkerPort:
         output.task = ""
         took = _clock() - began - self._blocked - outcome.loading
         self._progress[FINISHED] = sequence
-        self._means[function_id] = took if mean is None else mean + (took - mean >> self._mean_shift)
+        # Down at once, up slowly: what another process's turn on the core added is no work of the function's.
+        if mean is None or took < mean:
+            self._means[function_id] = took
+        else:
+            self._means[function_id] = mean + (min(took - mean, mean) >> self._mean_shift) + 1
         self.facts.append(msg.TaskFinished(spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
         if not outcome.failed:
             executor.finished(run, outcome.results)
@@ -281,9 +289,15 @@ class WorkerPort:
         pump = self._pump
         if pump.paused:
             self._wait_for_room()
-        if (
-            len(self.facts) >= SUBMITTED_TOGETHER or time.monotonic_ns() - pump.turned_at > SUBMITTED_FOR
-        ) and self._pumping.acquire(False):
+        now = _clock()
+        since = now - pump.turned_at
+        if since > PAUSE:
+            full = True
+        elif self._gathering_from < pump.turned_at:
+            self._gathering_from, full = now, False
+        else:
+            full = now - self._gathering_from > SUBMITTED_FOR
+        if (full or len(self.facts) >= SUBMITTED_TOGETHER) and self._pumping.acquire(False):
             try:
                 self._turn()
             finally:

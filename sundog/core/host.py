@@ -347,10 +347,10 @@ class Host:
             if not self._inboxes[index]:
                 deadline = self._due_at[index]
                 if deadline is not None and deadline <= now:
-                    self._touched[index] = None
                     if index in self._deciders:
                         self._undecided[index] = None
                     else:
+                        self._touched[index] = None
                         self._collect(machine.step(now, ()), actions)
 
     def _round(self, now: Nanos, actions: list[Action]) -> None:
@@ -360,9 +360,10 @@ class Host:
             if inbox:
                 said = record(now, inbox)
                 inbox.clear()
-                touched[index] = None
                 if index in deciders:
                     undecided[index] = None
+                else:
+                    touched[index] = None
                 if said:
                     self._collect(said, actions)
 
@@ -370,6 +371,7 @@ class Host:
         """Nothing more is said: those that have heard something decide."""
         undecided, self._undecided = self._undecided, {}
         for index in undecided:
+            self._touched[index] = None
             said = self._deciders[index].decide(now)
             if said:
                 self._collect(said, actions)
@@ -408,7 +410,7 @@ class Host:
         for index in self._touched:
             due_at[index] = machines[index].next_deadline()
         self._touched.clear()
-        earliest = self.output.next_deadline()
+        earliest = self.output.next_deadline() if self._last_output else None
         for due in self._due_at:
             if due is not None and (earliest is None or due < earliest):
                 earliest = due

@@ -260,7 +260,7 @@ class LocalScheduler(TaskTable):
         if worker is None:
             return
         if not fact.count:  # all have started, as will be heard: asking again at once would bring the same answer
-            worker.late_at = self._now + self._config.head_late_after
+            worker.late_at = worker.asked_in_vain_until = self._now + self._config.head_late_after
         for record in self.pipelines.reclaimed(worker, fact.count):
             self._again(record)
         self._settle(worker)

@@ -264,7 +264,7 @@ class Pipelines:
         if not self._deep:
             return
         for worker in self._behind():
-            long = (worker.pipeline[0].function.mean or 0) >= self._work_max
+            long = (worker.pipeline[0].function.mean or 0) >= self._work_max and now >= worker.asked_in_vain_until
             if long or now >= worker.late_at:
                 self.reclaim(worker, _movable(worker))
 

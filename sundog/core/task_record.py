@@ -122,6 +122,8 @@ class WorkerRecord(msgspec.Struct):
     #: Tokens are being taken back; tasks were reclaimed and the worker has not yet said that it dropped them.
     reclaiming: bool = False
     forgetting: bool = False
+    #: No token was left when some were last asked for: not before this again.
+    asked_in_vain_until: Nanos = 0
     #: It gets nothing more, and leaves when it is empty.
     retiring: bool = False
     idle_since: Nanos = 0

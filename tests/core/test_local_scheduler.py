@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.actions import Dispatch, Send, StartWorker
+from sundog.core.actions import Dispatch, ReclaimTasks, Send, StartWorker
 from sundog.core.config import Config
 from sundog.core.ids import LOOP, ProcessID
 from sundog.core.local_scheduler import LocalScheduler
@@ -389,3 +389,23 @@ def test_what_depends_on_a_ready_task_goes_with_it() -> None:
     chain = [submitted(1), *[submitted(number, returned(number - 1)) for number in range(2, 11)]]
     [dispatch] = said(scheduler.submit(*chain), Dispatch)
     assert len(dispatch.tasks) == 10, "not one with each step: then a chain that has run dry would stay so to its end"
+
+
+def test_tokens_that_were_gone_are_not_asked_for_again_at_once() -> None:
+    """A head that is known to be long, a worker idle: what lies behind has started already, as will be heard."""
+    scheduler = Scheduler(config(cpus=2))
+    scheduler.learn(duration=8 * MILLISECOND)
+    scheduler.submit(*[submitted(n) for n in range(1, 5)])
+    [first, second] = [w for w in scheduler.machine.pool.workers.values() if w.pipeline]
+    asked: list[Action] = []
+    for record in list(second.pipeline):
+        asked += scheduler.hear(
+            finished(int(record.spec.name[1:]), worker=second.worker, duration=8 * MILLISECOND), after=8 * MILLISECOND
+        )
+    reclaims = said(asked, ReclaimTasks)
+    assert [reclaim.worker for reclaim in reclaims] == [first.worker]
+    for _ in range(3):
+        again = scheduler.hear((LOOP, ev.TasksReclaimed(first.worker, 0)))
+        assert not said(again, ReclaimTasks)
+        scheduler.hear()
+    assert said(scheduler.hear(after=2 * MILLISECOND), ReclaimTasks)

@@ -86,33 +86,28 @@ def start(
     charged = _profile(profile)
     schedule = _schedule(faults, models, config, name)
     loop = Loop(_costs(costs, charged), ties=ties)
-    usual = charged.network if clustered and charged is not None else None
-    between = _network(usual if network is None else network, loop, name, clustered or ties is not None, schedule)
+    if network is None and clustered and charged is not None:
+        network = charged.network
+    between = _network(network, loop, name, clustered or ties is not None, schedule)
     config, chosen = _policy(policy, config, record)
     events = EventLog(log)
     try:
         cluster = Cluster(loop, between, events, Durations(durations), checks=check_invariants)
-        cluster.profile = charged
+        cluster.profile = None if charged is None or charged.charges_nothing() else charged
         recorder = _recorder(record, models[0].config(config), name, clustered)
-        if trace is not None:
-            cluster.trace = _trace(trace, len(models), loop)
+        cluster.trace = _trace(trace, len(models), loop)
     except BaseException:
         events.close()
         raise
 
     def close_files() -> None:
-        events.close()
-        if recorder is not None:
-            recorder.close()
+        for file in (events, recorder):
+            if file is not None:
+                file.close()
         if cluster.trace is not None:
             cluster.trace.close(driver.faults)
 
-    def add(number: NodeID, model: NodeModel, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
-        settings = model.config(config)
-        host = Host(settings, number, rng=Random(_host_seed(name, number)), clustered=clustered, policy=None if number else chosen)
-        stepped: Any = host if recorder is None or number else recorder.wrap(host)
-        cluster.add(Node(cluster, number, settings, stepped, Worker, NodeArena(settings.arena_bytes)), host, joins, leaves)
-
+    add = _adder(cluster, config, name, clustered, chosen, recorder)
     for number, model in enumerate(models):
         add(NodeID(number), model, model.joins_at(), model.leaves_at())
     driver = Driver(cluster, cluster.nodes[_FIRST_NODE], root_task_id(name), close_files)
@@ -122,7 +117,23 @@ def start(
     return driver
 
 
-def _trace(path: Any, nodes: int, loop: Loop) -> RunTrace:
+def _adder(
+    cluster: Cluster, config: Config, seed: bytes, clustered: bool, policy: PlacementPolicy | None, recorder: Recorder | None
+) -> Callable[..., None]:
+    """Return what adds a node of a model to ``cluster``: (number, model, joins, leaves)."""
+
+    def add(number: NodeID, model: NodeModel, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
+        settings = model.config(config)
+        host = Host(settings, number, rng=Random(_host_seed(seed, number)), clustered=clustered, policy=None if number else policy)
+        stepped: Any = host if recorder is None or number else recorder.wrap(host)
+        cluster.add(Node(cluster, number, settings, stepped, Worker, NodeArena(settings.arena_bytes)), host, joins, leaves)
+
+    return add
+
+
+def _trace(path: Any, nodes: int, loop: Loop) -> RunTrace | None:
+    if path is None:
+        return None
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"trace takes the path of a file, not {path!r}")
     from sundog.backends.simulated.run_trace import RunTrace

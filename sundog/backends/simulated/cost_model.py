@@ -85,6 +85,18 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if not 0 < self.crowded_permille <= 1000:
             raise ValueError(f"profile: crowded_permille={self.crowded_permille} must be from 1 to 1000")
 
+    def charges_nothing(self) -> bool:
+        """Tell whether nothing takes time but bodies, and nobody shares cores; the network and ``worker_start`` do not matter."""
+        costs = (
+            self.node_turn, self.node_wake, self.node_message, self.node_decision, self.submit, self.receive, self.worker_task,
+            self.driver_turn, self.driver_wake, self.worker_wake, self.cores,
+        )  # fmt: skip
+        rates = (
+            self.serialize_bytes_per_second, self.copy_bytes_per_second, self.fresh_copy_bytes_per_second,
+            self.message_bytes_per_second,
+        )  # fmt: skip
+        return not any(costs) and min(rates) >= _AT_ONCE
+
     def node_time(self, messages: int, decisions: int) -> Nanos:
         """Return how long a node's turn takes that hears ``messages`` and makes ``decisions``."""
         return self.node_turn + messages * self.node_message + decisions * self.node_decision

@@ -97,8 +97,7 @@ class Experiment:
             from sundog.backends.simulated.run_trace import RunTrace
 
             self._trace = RunTrace(trace, len(models), workload.name, self.loop)
-        free = not (profile.node_turn or profile.node_wake or profile.node_message or profile.node_decision)
-        self.cluster.profile = None if free else profile
+        self.cluster.profile = None if profile.charges_nothing() else profile
         #: The virtual time that is 0 for the workload: everything is up.
         self.began: Nanos = 0
         #: What takes its time now and will be over by itself; tasks that drivers have yet to submit.

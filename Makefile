@@ -29,8 +29,16 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/installed ## Run the tour: what sundog does, in five seconds.
 	@$(BIN)/python examples/tour.py
 
+# Two at a time: what computes in one process beside what starts real ones and mostly waits for them.
+COMPUTING := tests/core tests/properties tests/simulated tests/tidy tests/typing
+REAL := tests/backends tests/integration
+
 test: $(VENV)/installed ## Run every test but the soak.
-	$(BIN)/python -m pytest -m 'not soak'
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
+	$(BIN)/python -m pytest -m 'not soak' $(COMPUTING) >$$log 2>&1 & computing=$$!; \
+	$(BIN)/python -m pytest -m 'not soak' -o cache_dir=.pytest_cache/real $(REAL); real=$$?; \
+	wait $$computing; status=$$?; cat $$log; \
+	exit $$(( real ? real : status ))
 
 integration: $(VENV)/installed ## Run the tests that start real processes.
 	$(BIN)/python -m pytest tests/integration -m 'not soak'
@@ -38,11 +46,12 @@ integration: $(VENV)/installed ## Run the tests that start real processes.
 soak: $(VENV)/installed ## Run the tests that go on for long, with printed seeds.
 	HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m soak -s --timeout=0
 
-check: $(VENV)/installed-dev ## Run ruff, mypy --strict and the import contracts.
+check: $(VENV)/installed-dev ## Run ruff, mypy --strict, the import contracts and the count of operations.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks.operations
 
 format: $(VENV)/installed-dev ## Format, and fix what can be fixed.
 	$(BIN)/ruff format .

@@ -29,16 +29,8 @@ $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 demo: $(VENV)/installed ## Run the tour: what sundog does, in five seconds.
 	@$(BIN)/python examples/tour.py
 
-# Two at a time: what computes in one process beside what starts real ones and mostly waits for them.
-COMPUTING := tests/core tests/properties tests/simulated tests/tidy tests/typing
-REAL := tests/backends tests/integration
-
-test: $(VENV)/installed ## Run every test but the soak.
-	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
-	$(BIN)/python -m pytest -m 'not soak' $(COMPUTING) >$$log 2>&1 & computing=$$!; \
-	$(BIN)/python -m pytest -m 'not soak' -o cache_dir=.pytest_cache/real $(REAL); real=$$?; \
-	wait $$computing; status=$$?; cat $$log; \
-	exit $$(( real ? real : status ))
+test: $(VENV)/installed ## Run every test but the soak, two at a time.
+	$(BIN)/python -m tests.support.two_at_a_time
 
 integration: $(VENV)/installed ## Run the tests that start real processes.
 	$(BIN)/python -m pytest tests/integration -m 'not soak'

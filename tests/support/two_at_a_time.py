@@ -1,4 +1,4 @@
-"""Runs every test but the soak, as two runs of pytest side by side: ``python -m tests.support.two_at_a_time [ARGUMENTS OF PYTEST]``.
+"""Runs every test but the soak, as two runs of pytest side by side: ``python -m tests.support.two_at_a_time [OPTIONS OF PYTEST]``.
 
 One computes (core, properties, simulation); the other starts real processes and mostly waits for them. What the second one says
 is shown as it comes, what the first one says when both are over.

@@ -220,7 +220,7 @@ def test_the_node_dies_and_takes_everybody_along(session: Session) -> None:
     os.kill(session.node.process.pid, signal.SIGKILL)
     session.node.process.wait(TIMEOUT)
     session.no_trace()
-    assert not alive(child)
+    until(lambda: not alive(child), "the child has ended")
 
 
 def test_a_failing_host_ends_the_session_with_its_story(capfd: pytest.CaptureFixture[str]) -> None:

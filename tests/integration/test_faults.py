@@ -51,11 +51,15 @@ SAID = {"SIGKILL": "SIGKILL", "os._exit": "7", "segfault": "SIGSEGV", "abort": "
 
 def process_named(name: str) -> int:
     """Return the one process of this test run whose name (comm) is ``name``."""
-    found = [
-        pid for pid in leaks.session_processes(leaks.mark_of_this_run()) if Path(f"/proc/{pid}/comm").read_text().strip() == name
-    ]
+    found = {
+        pid: int(stat.rpartition(")")[2].split()[1])
+        for pid in leaks.session_processes(leaks.mark_of_this_run())
+        if (stat := Path(f"/proc/{pid}/stat").read_text()).partition("(")[2].rpartition(")")[0] == name
+    }
+    # What has just been forked bears its parent's name for a moment.
+    found = {pid: parent for pid, parent in found.items() if parent not in found}
     assert len(found) == 1, found
-    return found[0]
+    return next(iter(found))
 
 
 # -- workers ------------------------------------------------------------------------------------------------------------------

@@ -1,27 +1,31 @@
 """Runs every test but the soak, as two runs of pytest side by side: ``python -m tests.support.two_at_a_time [OPTIONS OF PYTEST]``.
 
-One computes (core, properties, simulation); the other starts real processes and mostly waits for them. What the second one says
-is shown as it comes, what the first one says when both are over.
+One computes (core, properties, simulation), at low priority; the other starts real processes and mostly waits for them. What the
+second one says is shown as it comes, what the first one says when both are over.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 REAL = ("backends", "integration")
 #: Neither tests nor to be collected.
 OTHERS = ("support", "__pycache__")
+_NICENESS = 15
 
 
 def pytest(folders: list[str], name: str, arguments: list[str], output: int | None = None) -> subprocess.Popen[bytes]:
-    """Start pytest on ``folders``, with a cache of its own."""
+    """Start pytest on ``folders``, with a cache of its own; one whose ``output`` goes elsewhere gives way to the other."""
     command = [sys.executable, "-m", "pytest", "-m", "not soak", "-o", f"cache_dir=.pytest_cache/{name}", *arguments, *folders]
-    return subprocess.Popen(command, stdout=output, stderr=output, cwd=TESTS.parent)
+    give_way = None if output is None else partial(os.nice, _NICENESS)
+    return subprocess.Popen(command, stdout=output, stderr=output, cwd=TESTS.parent, preexec_fn=give_way)
 
 
 def main(arguments: list[str]) -> int:

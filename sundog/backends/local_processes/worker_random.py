@@ -23,10 +23,10 @@ class RandomStreams:
             sys.modules[_NUMPY].seed()
         if by_task:
             # Only where it is needed: importlib.abc takes tempfile, shutil and zlib along.
-            from sundog.backends.local_processes.numpy_finder import NUMPY_RANDOM, NumpyFinder
+            from sundog.backends.after_import import AfterImport
 
-            if NUMPY_RANDOM not in sys.modules:
-                sys.meta_path.insert(0, NumpyFinder(self.seed_numpy))
+            if _NUMPY not in sys.modules:
+                sys.meta_path.insert(0, AfterImport(_NUMPY, self.seed_numpy))
 
     def begin(self, task_id: TaskID) -> None:
         """Seed both from the task's ID."""

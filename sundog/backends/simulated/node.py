@@ -25,7 +25,7 @@ from sundog.core.actions import (
     StopHost,
 )
 from sundog.core.config import Config
-from sundog.core.events import Asked, ClientLost, FetchFailed, FetchFinished, TasksReclaimed, WorkerLost, WorkerStarted
+from sundog.core.events import Asked, FetchFailed, FetchFinished, TasksReclaimed, WorkerLost, WorkerStarted
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
@@ -326,10 +326,6 @@ class Node(Process):
             self.receive(worker.where, exports)
         lost = WorkerLost(worker.number, worker.started, worker.finished, status)
         self._cluster.network.send(worker.where, self.where, 0, partial(self.report, lost))
-
-    def client_lost(self, process: ProcessID) -> None:
-        """A driver on this node has gone without a word."""
-        self.report(ClientLost(process))
 
     def kill_nth_worker(self, index: int) -> None:
         """Kill the ``index``-th of the living workers, in the order of their start; nothing if there are fewer."""

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+from sundog.backends.after_import import AfterImport
 
 #: Packages, beside the standard library, that always see the real world: what runs the user's program, and ourselves.
 _TOOLS = frozenset(
@@ -113,43 +112,3 @@ def _rebind(swap: dict[int, tuple[Any, Any]], *, only_users: bool) -> None:
             pair = swap.get(id(value))
             if pair is not None and pair[0] is value:
                 names[key] = pair[1]
-
-
-class AfterImport(MetaPathFinder):
-    """Sees one module being imported, and calls back when it is loaded."""
-
-    def __init__(self, name: str, call: Callable[[ModuleType], None]) -> None:
-        self._name = name
-        self._call = call
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """See ``importlib``."""
-        if fullname != self._name:
-            return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        spec = find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _CallingLoader(spec.loader, self._call)
-        return spec
-
-
-class _CallingLoader(Loader):
-    """The module's own loader, and then the call."""
-
-    def __init__(self, loader: Any, call: Callable[[ModuleType], None]) -> None:
-        self._loader = loader
-        self._call = call
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """See ``importlib``."""
-        created: ModuleType | None = self._loader.create_module(spec)
-        return created
-
-    def exec_module(self, module: ModuleType) -> None:
-        """See ``importlib``."""
-        self._loader.exec_module(module)
-        self._call(module)

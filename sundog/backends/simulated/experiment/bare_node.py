@@ -110,18 +110,6 @@ class BareNode(Node):
         #: Functions that the host was told of.
         self.exported: dict[str, None] = {}
 
-    def receive(self, sender: Address, messages: list[Fact]) -> None:
-        """See ``Process``."""
-        if self.dead:
-            return
-        if len(messages) == 1:
-            self.inbox.append((sender, messages[0]))
-        else:
-            self.inbox += [(sender, message) for message in messages]
-        if not self._turn_due and self._acting is None and not self.pauses:
-            self._turn_due = True
-            self._turns.append(self)
-
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
         if not self._turn_due and self._acting is None and not self.pauses:

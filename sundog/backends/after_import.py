@@ -1,4 +1,4 @@
-"""Sees numpy.random being imported in the middle of a task, and has it seeded then."""
+"""Sees one module being imported, and calls back when it is loaded. Loads ``importlib.abc``: import it only where needed."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-NUMPY_RANDOM = "numpy.random"
 
+class AfterImport(MetaPathFinder):
+    """A finder for ``sys.meta_path`` that calls ``call`` with the module ``name`` when it has been imported, once."""
 
-class NumpyFinder(MetaPathFinder):
-    """Calls ``seed`` with the module numpy.random when it has been imported, once."""
-
-    def __init__(self, seed: Callable[[ModuleType], None]) -> None:
-        self._seed = seed
+    def __init__(self, name: str, call: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._call = call
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """See ``importlib``."""
-        if fullname != NUMPY_RANDOM:
+        if fullname != self._name:
             return None
-        sys.meta_path.remove(self)
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
         spec = find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _SeedingLoader(spec.loader, self._seed)
+            spec.loader = _CallingLoader(spec.loader, self._call)
         return spec
 
 
-class _SeedingLoader(Loader):
-    """The module's own loader, and then a seed."""
+class _CallingLoader(Loader):
+    """The module's own loader, and then the call."""
 
-    def __init__(self, loader: Any, seed: Callable[[ModuleType], None]) -> None:
+    def __init__(self, loader: Any, call: Callable[[ModuleType], None]) -> None:
         self._loader = loader
-        self._seed = seed
+        self._call = call
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -48,4 +48,4 @@ class _SeedingLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """See ``importlib``."""
         self._loader.exec_module(module)
-        self._seed(module)
+        self._call(module)

@@ -13,6 +13,7 @@ import msgspec
 from sundog.api.options import amount, check_resources
 from sundog.backends import current
 from sundog.backends.exceptions import NotInitializedError
+from sundog.backends.seeds import session_seed
 from sundog.backends.session import Session
 from sundog.core.config import Config
 from sundog.core.resources import CPU, GPU, shape
@@ -100,7 +101,8 @@ def init(
         _starting = True
         try:
             path = None if record is None else os.fspath(record)
-            port = chosen.start(settings, seed=_seed(seed), redis=redis or None, record=path, **options)
+            name = None if seed is None else session_seed(seed)
+            port = chosen.start(settings, seed=name, redis=redis or None, record=path, **options)
         finally:
             _starting = False
         try:
@@ -188,14 +190,6 @@ def _backend_if_there(name: str) -> Any:
         return _backend(name)
     except (ImportError, ValueError):
         return None
-
-
-def _seed(seed: Any) -> bytes | None:
-    if seed is None or isinstance(seed, bytes):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, (int, str)):
-        raise TypeError(f"seed takes a whole number, a text or bytes, not {seed!r}")
-    return str(seed).encode()
 
 
 def _config(

@@ -6,7 +6,7 @@ import random
 import sys
 from types import ModuleType
 
-from sundog.backends.task_seeds import numpy_seed, python_seed
+from sundog.backends.seeds import numpy_seed, python_seed
 from sundog.core.ids import TaskID
 
 _NUMPY = "numpy.random"

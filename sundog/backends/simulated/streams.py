@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
+from sundog.backends.seeds import numpy_seed, python_seed
 from sundog.backends.simulated.rebinding import Rebinding
-from sundog.backends.task_seeds import numpy_seed, python_seed
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.sim_loop import Loop

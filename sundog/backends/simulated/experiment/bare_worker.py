@@ -170,8 +170,7 @@ class BareWorker:
         self.run = run
         self.started = run.sequence
         experiment = self.experiment
-        self.index = index = run.spec.arguments.format
-        one = experiment.plan.tasks[index]
+        self.index = run.spec.arguments.format
         experiment.started(self)
         sent = run.values
         overhead = experiment.profile.worker_task
@@ -179,11 +178,8 @@ class BareWorker:
             overhead += self._inline_time(values)
         if sent and None in sent:
             self._pause(wake, partial(self._ask_for_kept, run, values, overhead))
-        elif one.steps:
-            self._begin_steps(wake + overhead)
         else:
-            self._computed = span = one.duration + overhead
-            self._pause(span + wake, self._end)
+            self._begun(overhead, wake)
 
     def _inline_time(self, values: tuple[Value | None, ...]) -> Nanos:
         """Return what it costs to take in and to give out the values that travel in messages."""
@@ -226,14 +222,14 @@ class BareWorker:
         else:
             self._begun(overhead)
 
-    def _begun(self, overhead: Nanos) -> None:
-        """All arguments are there."""
+    def _begun(self, overhead: Nanos, wake: Nanos = 0) -> None:
+        """All arguments are there. ``wake``: what it costs that the worker slept, which is not computing."""
         one = self.experiment.plan.tasks[self.index]
         if one.steps:
-            self._begin_steps(overhead)
+            self._begin_steps(overhead + wake)
         else:
             self._computed = span = one.duration + overhead
-            self._pause(span, self._end)
+            self._pause(span + wake, self._end)
 
     # --- bodies with steps ----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sundog.backends.seeds import session_seed
 from sundog.backends.simulated.cluster_model import NodeModel, node_models
 from sundog.backends.simulated.cost_model import FREE, Profile, load_profile
 from sundog.backends.simulated.experiment.experiment import Experiment
@@ -84,7 +85,7 @@ def prepare(
     base = _settings(num_cpus, settings)
     shapes = [model.config(base).capacity for model in models]
     workload.validate(dict.fromkeys(shapes), drivers=len(models))
-    name = _seed(seed)
+    name = session_seed(seed)
     workers = {number: model.config(base).worker_count for number, model in enumerate(models)}
     return Experiment(
         workload, models, as_policy(policy), seed=name, settings=base, profile=costs,
@@ -119,14 +120,6 @@ def _profile(profile: Any, network: NetworkModel | None) -> Profile:
     if not isinstance(network, NetworkModel):
         raise TypeError(f"network takes a NetworkModel, not {network!r}")
     return msgspec.structs.replace(found, network=network)
-
-
-def _seed(seed: Any) -> bytes:
-    if isinstance(seed, bytes):
-        return seed
-    if isinstance(seed, bool) or not isinstance(seed, int | str):
-        raise TypeError(f"seed takes a whole number, a text or bytes, not {seed!r}")
-    return str(seed).encode()
 
 
 def describe(models: Sequence[NodeModel], num_cpus: float) -> str:

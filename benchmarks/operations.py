@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 
 import sundog
-from benchmarks import core
+from benchmarks import core, simulated_tasks
 
 RECORDED = Path(__file__).with_name("operations.json")
+_SIMULATED_NODES = 100
 #: A path may cost this much more than recorded before the check fails.
 TOLERANCE = 0.05
 _DRIVER_RUNS = 5
@@ -101,6 +102,16 @@ def _core(count: int, *, singly: bool) -> Operations:
     return operations
 
 
+def _simulated(count: int) -> Operations:
+    """Lives of tasks without bodies that are submitted at, and placed over, many nodes."""
+    made = simulated_tasks.experiment(_SIMULATED_NODES, count)
+    made.boot()
+    operations = Operations()
+    with operations.counted():
+        made.run()
+    return operations
+
+
 @sundog.remote
 def _nothing(value: object = None) -> object:
     return value
@@ -131,6 +142,7 @@ def _put(count: int) -> object:
 PATHS: dict[str, tuple[int, Callable[[int], Operations]]] = {
     "core: task among many": (1024, lambda count: _core(count, singly=False)),
     "core: task on its own": (200, lambda count: _core(count, singly=True)),
+    "simulated: a task's life, 100 nodes": (2000, _simulated),
     "driver: remote()": (500, lambda count: _driver(count, _submit)),
     "driver: put() of a small value": (500, lambda count: _driver(count, _put)),
 }

@@ -94,7 +94,7 @@ class _Inquiry:
                 if self._has_room(pending, room) and all(self._can_come(need) for need in pending.needs):
                     del self._pending[task_id]
                     moved = True
-            for task_id, task in list(self._blocked.items()):
+            for task_id, task in list(self._blocked.items())[::-1]:  # the innermost of nested ones first
                 if sum([self._can_come(wanted) for wanted in task.waits_for]) >= task.count:
                     del self._blocked[task_id]
                     moved = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sundog.core import stall
 from sundog.core.ids import ObjectID, ProcessID, TaskID, return_id
 from sundog.core.resources import ONE_CPU, ResourceSet, Shape, shape
 from sundog.core.stall import BlockedTask, Deadlock, PendingTask, find_deadlock
@@ -96,6 +98,21 @@ def test_a_long_chain_is_cut() -> None:
     assert found is not None
     assert found.task_id == task_id(400)
     assert "and so on" in found.message
+
+
+def test_nested_tasks_are_judged_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+    plain = stall._Inquiry._can_come
+
+    def counted(inquiry: stall._Inquiry, object_id: ObjectID) -> bool:
+        nonlocal asked
+        asked += 1
+        return plain(inquiry, object_id)
+
+    monkeypatch.setattr(stall._Inquiry, "_can_come", counted)
+    depth = 300
+    assert judge([blocked(n, n + 1) for n in range(1, depth)]) is None
+    assert asked < 3 * depth, "not once for each pair of levels"
 
 
 def simulate(tasks: list[BlockedTask], waiting: dict[int, PendingTask], room: dict[str, int]) -> bool:

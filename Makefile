@@ -6,9 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 SEED ?= 0
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench validate soak schema build clean
+.PHONY: help demo test integration check format bench compare validate soak schema build clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -25,6 +26,13 @@ $(VENV)/installed: pyproject.toml | $(BIN)/python
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	@touch $(VENV)/installed $@
+
+# The peers bring a hundred packages: they get an environment of their own within ours.
+$(VENV)/peers/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "sundog needs Python 3.11 or later with its venv module (Debian: apt-get install python3 python3-venv)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)/peers
+	$(VENV)/peers/bin/python -m pip --quiet --disable-pip-version-check install -e '.[compare]'
+	@touch $@
 
 demo: $(VENV)/installed ## Run the tour: what sundog does, in five seconds.
 	@$(BIN)/python examples/tour.py
@@ -51,6 +59,9 @@ format: $(VENV)/installed-dev ## Format, and fix what can be fixed.
 
 bench: $(VENV)/installed ## Print the table of what things cost.
 	$(BIN)/python -m benchmarks.run
+
+compare: $(VENV)/peers/installed ## Put Ray, Dask, joblib and concurrent.futures beside sundog, for MINUTES (10).
+	$(VENV)/peers/bin/python -m benchmarks.compare --minutes $(MINUTES)
 
 validate: $(VENV)/installed ## Hold the simulator against closed forms, and print the table.
 	$(BIN)/python -m benchmarks.validation

@@ -1,213 +1,76 @@
-"""One engine behind one face, in a process of its own: ``python benchmarks/peer.py NAME`` reads work from stdin, answers seconds.
+"""One engine does the works of the comparison, in a process of its own: ``python -m benchmarks.peer NAME SIZES``.
 
-Imports the standard library and the engine alone, so that it runs in whatever environment the engine is installed in. Each line
-of stdin names a work and a count (``many 10000``); the answer is a JSON object ``{"seconds": ..., "count": ...}``, or
-``{"cannot": reason}`` for what the engine has no notion of.
+SIZES is a JSON object of counts. Every line of the output is a JSON object: ``{"row": name, "value": number}`` or
+``{"rows": [work], "reason": text}`` where there is no number; ``{"end": true}`` comes last.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
 import sys
 import time
 from typing import Any
 
-WORKERS = 2
+from benchmarks.compare_bodies import nothing
+from benchmarks.compare_engines import ENGINES, Cannot, Engine
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
-def nothing(*_: Any) -> None:
-    return None
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant that loses its own, so that none can leave the tree (prctl(2))."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed: Linux 3.4 or later is needed")
 
 
-def add(x: int, y: int) -> int:
-    return x + y
-
-
-def spin(loops: int) -> int:
-    total = 0
-    for i in range(loops):
-        total += i * i & 7
-    return total
-
-
-def block(size: int) -> bytearray:
-    return bytearray(size)
-
-
-class Cannot(Exception):
-    """The engine has no such thing."""
-
-
-class Engine:
-    """What works are written against. ``call`` starts a task, ``get`` waits for values of what ``call`` returned."""
-
-    graphs = True
-    nests = False
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        raise NotImplementedError
-
-    def get(self, pending: list[Any]) -> list[Any]:
-        raise NotImplementedError
-
-    def put(self, value: Any) -> Any:
-        raise Cannot("no object store")
-
-    def close(self) -> None:
-        raise NotImplementedError
-
-
-class Sundog(Engine):
-    def __init__(self) -> None:
-        import sundog
-
-        self._sundog = sundog
-        sundog.init(num_workers=WORKERS)
-        self._remote = {function: sundog.remote(function) for function in (nothing, add, spin, block)}
-        self.get, self.put, self.close = sundog.get, sundog.put, sundog.shutdown  # type: ignore[method-assign, assignment]
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        return self._remote[function].remote(*arguments)
-
-
-class Ray(Engine):
-    def __init__(self) -> None:
-        import ray
-
-        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        self._remote = {function: ray.remote(function) for function in (nothing, add, spin, block)}
-        self.get, self.put, self.close = ray.get, ray.put, ray.shutdown  # type: ignore[method-assign]
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        return self._remote[function].remote(*arguments)
-
-
-class Dask(Engine):
-    def __init__(self) -> None:
-        from distributed import Client
-
-        self._client = Client(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
-        self.close = self._client.close  # type: ignore[method-assign]
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        return self._client.submit(function, *arguments, pure=False)
-
-    def get(self, pending: list[Any]) -> list[Any]:
-        return list(self._client.gather(pending))
-
-    def put(self, value: Any) -> Any:
-        return self._client.scatter([value], hash=False)[0]
-
-
-class Futures(Engine):
-    graphs = False
+class Answers:
+    """Lines to the parent; what engines print goes where errors go."""
 
     def __init__(self) -> None:
-        from concurrent.futures import ProcessPoolExecutor
+        self._stream = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
 
-        self._pool = ProcessPoolExecutor(WORKERS)
-        self.call = self._pool.submit  # type: ignore[method-assign, assignment]
-        self.close = self._pool.shutdown  # type: ignore[method-assign]
-
-    def get(self, pending: list[Any]) -> list[Any]:
-        return [one.result() for one in pending]
+    def send(self, **fields: Any) -> None:
+        """Send one line."""
+        print(json.dumps(fields), file=self._stream, flush=True)
 
 
-class Joblib(Futures):
-    def __init__(self) -> None:
-        from joblib.externals.loky import get_reusable_executor
-
-        self._pool = get_reusable_executor(max_workers=WORKERS)
-        self.call = self._pool.submit  # type: ignore[method-assign, assignment]
-        self.close = self._pool.shutdown  # type: ignore[method-assign]
-
-
-ENGINES: dict[str, type[Engine]] = {"sundog": Sundog, "ray": Ray, "dask": Dask, "futures": Futures, "joblib": Joblib}
-
-# --- works: each returns how many things it did -----------------------------------------------------------------------------
-
-
-def many(engine: Engine, count: int) -> int:
-    engine.get([engine.call(nothing) for _ in range(count)])
-    return count
-
-
-def one_by_one(engine: Engine, count: int) -> int:
-    for _ in range(count):
-        engine.get([engine.call(nothing)])
-    return count
-
-
-def chain(engine: Engine, count: int) -> int:
-    if not engine.graphs:
-        raise Cannot("no dependencies")
-    value = engine.call(add, 0, 1)
-    for _ in range(count - 1):
-        value = engine.call(add, value, 1)
-    assert engine.get([value]) == [count]
-    return count
-
-
-def tree(engine: Engine, count: int) -> int:
-    if not engine.graphs:
-        raise Cannot("no dependencies")
-    layer = [engine.call(add, i, 0) for i in range(count)]
-    while len(layer) > 1:
-        layer.append(engine.call(add, layer.pop(0), layer.pop(0)))
-    assert engine.get(layer) == [sum(range(count))]
-    return 2 * count - 1
-
-
-def small_puts(engine: Engine, count: int) -> int:
-    value = b"x" * 1000
-    kept = [engine.put(value) for _ in range(count)]
-    engine.get(kept[-1:])
-    return count
-
-
-def busy(engine: Engine, count: int) -> int:
-    engine.get([engine.call(spin, 30_000) for _ in range(count)])
-    return count
-
-
-def returned(engine: Engine, count: int) -> int:
-    """Megabytes, ten at a time."""
-    for _ in range(max(1, count // 10)):
-        engine.get([engine.call(block, 10_000_000)])
-    return count
-
-
-WORKS = {work.__name__: work for work in (many, one_by_one, chain, tree, small_puts, busy, returned)}
-
-
-def main(name: str) -> None:
-    """Serve."""
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # engines print
-
-    def answer(**fields: Any) -> None:
-        print(json.dumps(fields), file=answers, flush=True)
-
+def begin(engine: Engine, answers: Answers) -> None:
+    """Import the engine, start it, run one task."""
     started = time.perf_counter()
+    engine.load()
+    answers.send(row="import", value=time.perf_counter() - started)
+    started = time.perf_counter()
+    engine.start()
+    engine.get_one(engine.task(nothing)())
+    answers.send(row="start", value=time.perf_counter() - started)
+
+
+def main(name: str, size: dict[str, int]) -> None:
+    """Do everything."""
+    adopt_orphans()
+    answers = Answers()
+    engine = ENGINES[name]()
     try:
-        engine = ENGINES[name]()
-        engine.get([engine.call(nothing)])
+        begin(engine, answers)
     except ImportError as error:
-        answer(cannot=f"not installed: {error.name}")
+        answers.send(missing=f"not installed: {error.name}")
         return
-    answer(seconds=time.perf_counter() - started, count=1)
-    for line in sys.stdin:
-        work, _, count = line.partition(" ")
-        if work == "end\n":
-            break
+    from benchmarks.compare_works import WORKS  # after the import that is timed
+
+    for work in WORKS:
         try:
-            started = time.perf_counter()
-            done = WORKS[work](engine, int(count))
-            answer(seconds=time.perf_counter() - started, count=done)
+            for row, value in work(engine, size):
+                answers.send(row=row, value=value)
         except Cannot as reason:
-            answer(cannot=str(reason))
+            answers.send(work=work.__name__, reason=f"cannot: {reason}")
+        except Exception as error:
+            answers.send(work=work.__name__, reason=f"failed: {type(error).__name__}: {str(error)[:200]}")
     engine.close()
+    answers.send(end=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], json.loads(sys.argv[2]))

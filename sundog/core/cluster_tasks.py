@@ -10,11 +10,14 @@ What :class:`~sundog.core.local_scheduler.LocalScheduler` does not do, and a nod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
+from sundog.core.deadlines import earlier
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, node_of
 from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.machine import Action
@@ -47,6 +50,7 @@ class ClusterScheduler(LocalScheduler):
         self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
         self.pipelines.others = bool(self._peers)
         self._offers = Offers(config, self.pool, self.resources)
+        self._became_ready = self._offers.fresh
         #: When the head hears of this node's load; never while the head is alone.
         self._report_at: Nanos | None = None if head == here else 0
         self._reported_at: Nanos = 0
@@ -61,39 +65,34 @@ class ClusterScheduler(LocalScheduler):
 
     # -- the door ------------------------------
 
-    def decide(self, now: Nanos) -> list[Action]:
+    def decide(self, now: Nanos) -> Sequence[Action]:
         """See ``machine.Decider``."""
-        actions = super().decide(now)
-        if self._asked_by is not None:  # behind what ended in this step
-            self._list_tasks(self._asked_by)
-            actions += self._speak()
-        return actions
-
-    def _decide(self, now: Nanos) -> None:
-        if self._peers:
+        self._now = now
+        offers = self._offers
+        if self.pipelines.deep and self._peers:
             self.pipelines.free_tails(now)
-        super()._decide(now)
-        if self._peers:
-            offered = self._offers.choose(now)
-            if offered and now - self._reported_at >= self._config.offer_after:
-                self._report(now)  # else this node would look idler than it is
-            for record in offered:
-                if record.state is _READY:  # one that was dispatched and taken back is there twice
-                    self._spill(record)
+        self._decide(now)
+        if offers.fresh or offers.queues:
+            self._offer(now)
         if self._report_at is not None and now >= self._report_at:
             self._report(now)
+        actions = self._speak()
+        if self._asked_by is not None:  # behind what ended in this step
+            self._list_tasks(self._asked_by)
+            actions = [*actions, *self._speak()]
+        return actions
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        earliest = super().next_deadline()
         due = self._report_at
-        if due is not None and (earliest is None or due < earliest):
-            earliest = due
+        if self._stall_at is not None:
+            due = earlier(due, self._stall_at)
         if self._peers:
-            for due in (self._offers.again_at, self.pipelines.next_tail()):
-                if due is not None and (earliest is None or due < earliest):
-                    earliest = due
-        return earliest if earliest is None or earliest > self._now else self._now + 1
+            if self._offers.again_at is not None:
+                due = earlier(due, self._offers.again_at)
+            if self.pipelines.deep:
+                due = earlier(due, self.pipelines.next_tail())
+        return self._earliest(due)
 
     def _report(self, now: Nanos) -> None:
         self._report_at = now + self._config.heartbeat_every
@@ -106,10 +105,17 @@ class ClusterScheduler(LocalScheduler):
 
     # -- giving away ------------------------------
 
-    def _to_ready(self, record: TaskRecord) -> None:
-        super()._to_ready(record)
-        if record.state is _READY:
-            self._offers.add(record)
+    def _offer(self, now: Nanos) -> None:
+        """Let go, if there are others, of ready tasks whose turn would come late."""
+        if not self._peers:
+            self._offers.update()
+            return
+        offered = self._offers.choose(now)
+        if offered and now - self._reported_at >= self._config.offer_after:
+            self._report(now)  # else this node would look idler than it is
+        for record in offered:
+            if record.state is _READY:  # one that was dispatched and taken back is there twice
+                self._spill(record)
 
     def _spill(self, record: TaskRecord) -> None:
         set_state(record, _SPILLED)

@@ -25,6 +25,11 @@ K = TypeVar("K", bound=Hashable)
 _GARBAGE_MIN = 64
 
 
+def earlier(one: Nanos | None, other: Nanos | None) -> Nanos | None:
+    """Return the earlier of two deadlines, of which None is never."""
+    return other if one is None or (other is not None and other < one) else one
+
+
 class Deadlines(Generic[K]):
     """At most one deadline for each key. What is due comes out in order of time, then of setting."""
 

@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sundog.core import events as ev
@@ -22,6 +22,7 @@ from sundog.core.actions import Send
 from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
+from sundog.core.deadlines import earlier
 from sundog.core.explanation import explain
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
 from sundog.core.machine import Action, Event, Fact
@@ -45,6 +46,8 @@ from sundog.core.verdicts import crash_message
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
 _DISPATCHED, _BLOCKED, _RESUMABLE = TaskState.DISPATCHED, TaskState.BLOCKED, TaskState.RESUMABLE
+_LEASED = WorkerState.LEASED
+_NOTHING: tuple[Action, ...] = ()
 
 
 class LocalScheduler(TaskTable):
@@ -65,6 +68,9 @@ class LocalScheduler(TaskTable):
         self.blocking = BlockedTasks(config, self.pool)
         self._cancellations = Cancellations()
         self._size = PoolSize(config, self.pool, self.resources)
+        self._worker_count = config.worker_count
+        #: Why the last worker that did not come up did not.
+        self._start_refused = ""
         #: When to look for a deadlock, while something is blocked.
         self._stall_at: Nanos | None = None
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
@@ -92,9 +98,9 @@ class LocalScheduler(TaskTable):
 
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``."""
-        return self.record(now, events) + self.decide(now)
+        return [*self.record(now, events), *self.decide(now)]
 
-    def record(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
+    def record(self, now: Nanos, events: Iterable[Event]) -> Sequence[Action]:
         """See ``machine.Decider``."""
         self._now = now
         handlers = self._handlers
@@ -102,67 +108,86 @@ class LocalScheduler(TaskTable):
             handlers[type(fact)](sender, fact)
         return self._speak()
 
-    def decide(self, now: Nanos) -> list[Action]:
+    def decide(self, now: Nanos) -> Sequence[Action]:
         """See ``machine.Decider``."""
         self._now = now
         self._decide(now)
         return self._speak()
 
-    def _speak(self) -> list[Action]:
+    def _speak(self) -> Sequence[Action]:
         """Return and forget what was said, and after it what ended."""
-        actions, self._actions = self._actions, []
-        if self._retired:
-            retired, self._retired = self._retired, []
+        actions, retired = self._actions, self._retired
+        if retired:
+            self._retired = []
             actions.append(Send(self._here, retired[0] if len(retired) == 1 else msg.TasksRetired(tuple(retired))))
+        elif not actions:
+            return _NOTHING
+        self._actions = []
         return actions
 
     def _decide(self, now: Nanos) -> None:
-        """Resumes, what follows in pipelines, ready tasks, what follows those, help for the late, then the size of the pool."""
-        actions = self._actions
-        pipelines = self.pipelines
+        """Resumes, what follows in pipelines, ready tasks, what follows those, help for the late, then the size of the pool.
+
+        Most steps bring one fact, and after it little is to be decided: each part is asked only if it has something to look at.
+        """
+        pipelines, pool = self.pipelines, self.pool
         if self._cancellations.pending:
-            self._cancellations.settle(self.tasks, self._cancel, actions)
+            self._cancellations.settle(self.tasks, self._cancel, self._actions)
         if self.blocking.resumable:
-            actions += self.blocking.resume(now)
+            self._actions += self.blocking.resume(now)
         if pipelines.followed:
             pipelines.follow(now)
         short = False
-        for shape, queue in self._queues.in_order(self.resources, now):
-            short = self._run_ready(shape, queue, now) or short
-        if pipelines.followed:
-            pipelines.follow(now)  # what was ready took its dependents along; the next step may come when it has ended
-        if not short and self.pool.idle:
+        if self._queues.filled:
+            short = self._run_all(now)
+            if pipelines.followed:
+                pipelines.follow(now)  # what was ready took its dependents along; the next step may come when it has ended
+        if pipelines.deep and pool.idle and not short:
             pipelines.help_late(now)
         if self._stall_at is not None and now >= self._stall_at:
             self._look_for_deadlock()
-        actions += pipelines.actions()
-        actions += self._size.adjust(now, self._queues.by_shape)
+        if pipelines.dispatching or pipelines.before or pipelines.reclaims:
+            pipelines.speak(self._actions)
+        if short or pool.staying_count != self._worker_count or self._size.paused_until is not None:
+            self._actions += self._size.adjust(now, self._queues.filled)
+
+    def _run_all(self, now: Nanos) -> bool:
+        """Run what is ready; True if something is left that would fit but finds no worker."""
+        queues = self._queues
+        if len(queues.by_shape) == 1:
+            [(shape, queue)] = queues.filled.items()
+            return self._run_ready(shape, queue, now)
+        short = False
+        for shape, queue in queues.in_order(self.resources, now):
+            short = self._run_ready(shape, queue, now) or short
+        return short
 
     def _run_ready(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> bool:
         """Run what is ready of one shape; True if something is left that would fit but finds no worker."""
-        pool = self.pool
-        while True:
-            record = queue.peek()
-            if record is None:
-                return False
-            if not self.resources.fits(shape):
-                break
-            worker = pool.take_idle()
+        pool, pipelines = self.pool, self.pipelines
+        while (record := queue.peek()) is not None:
+            worker = pool.lease(shape)
             if worker is None:
-                self.pipelines.deepen(shape, queue, now)
-                return queue.peek() is not None
-            pool.lease(worker, shape)
-            self.pipelines.assign(worker, record, now)
-        self.pipelines.deepen(shape, queue, now)
+                pipelines.deepen(shape, queue, now)
+                return not pool.idle and queue.peek() is not None and self.resources.fits(shape)
+            pipelines.assign(worker, record, now)
+        del self._queues.filled[shape]
         return False
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        earliest = self._stall_at
-        for due in (self.pipelines.next_late(), self.blocking.next_deadline(), self._size.next_deadline()):
-            if due is not None and (earliest is None or due < earliest):
-                earliest = due
-        return earliest if earliest is None or earliest > self._now else self._now + 1
+        return self._earliest(self._stall_at)
+
+    def _earliest(self, due: Nanos | None) -> Nanos | None:
+        """Return the next deadline: ``due``, or an earlier one of the parts that wait for one."""
+        pool = self.pool
+        if self.pipelines.deep and pool.idle:
+            due = earlier(due, self.pipelines.next_late())
+        if self.blocking.resumable:
+            due = earlier(due, self.blocking.next_deadline())
+        if pool.staying_count != self._worker_count or self._size.paused_until is not None:
+            due = earlier(due, self._size.next_deadline())
+        return due if due is None or due > self._now else self._now + 1
 
     # -- tasks ------------------------------
 
@@ -238,7 +263,7 @@ class LocalScheduler(TaskTable):
 
     def _settle(self, worker: WorkerRecord) -> None:
         """If the worker's pipeline is empty, what it holds is free."""
-        if worker.pipeline or worker.state is not WorkerState.LEASED or worker.forgetting or worker.reclaiming:
+        if worker.pipeline or worker.state is not _LEASED or worker.forgetting or worker.reclaiming:
             return
         self.pool.release(worker, self._now)
         if worker.retiring:
@@ -327,6 +352,7 @@ class LocalScheduler(TaskTable):
 
     def _start_failed(self, reason: str) -> None:
         """A worker did not come up: wait a little; if none ever does, what is ready fails rather than hangs."""
+        self._start_refused = reason
         text = self._size.start_failed(self._now, reason)
         if text is not None:
             self._actions.append(Send(self._driver, msg.WarningRaised(text)))
@@ -392,8 +418,10 @@ class LocalScheduler(TaskTable):
         if self.pool.starting_count:
             return
         unstarted = self._UNSTARTED
-        workers_max = self._config.worker_processes_max
-        found = find_stalled(self.tasks, self.blocking.blocked, self.resources, workers_max, unstarted)
+        workers_max, refused = self._config.worker_processes_max, ""
+        if self._size.hopeless:  # the system has said more than once that there can be no more than these
+            workers_max, refused = len(self.pool.workers), self._start_refused
+        found = find_stalled(self.tasks, self.blocking.blocked, self.resources, workers_max, unstarted, refused)
         if found is not None:
             record, chain = found
             self.blocking.refuse(record, failed(FailureKind.DEADLOCK, chain), self._now)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 from sundog.core.config import Config
+from sundog.core.deadlines import earlier
 from sundog.core.resources import ResourceSet, Shape
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
@@ -35,12 +36,16 @@ class _Queue:
         self.own: deque[TaskRecord] = deque()
         self.assigned: deque[TaskRecord] = deque()
 
-    def trim(self) -> None:
-        for records in (self.own, self.assigned):
-            while records and records[0].state is not _READY:
-                records.popleft()
-        while self.own and self.own[-1].state is not _READY:
-            self.own.pop()
+    def trim(self) -> bool:
+        """Forget what is stale at the ends; return whether anything is left."""
+        own, assigned = self.own, self.assigned
+        while own and own[0].state is not _READY:
+            own.popleft()
+        while own and own[-1].state is not _READY:
+            own.pop()
+        while assigned and assigned[0].state is not _READY:
+            assigned.popleft()
+        return bool(own or assigned)
 
 
 class Offers:
@@ -50,29 +55,36 @@ class Offers:
         self._config = config
         self._pool = pool
         self._resources = resources
-        self._queues: dict[Shape, _Queue] = {}
+        #: Tasks that became ready since the last look; most of them have been dispatched by the next one.
+        self.fresh: list[TaskRecord] = []
+        #: Those that were still ready then.
+        self.queues: dict[Shape, _Queue] = {}
         self._slots_of: dict[Shape, int] = {}
         #: When to look again although nothing happens.
         self.again_at: Nanos | None = None
 
-    def add(self, record: TaskRecord) -> None:
-        """A task is ready."""
-        queue = self._queues.get(record.spec.resources)
-        if queue is None:
-            queue = self._queues[record.spec.resources] = _Queue()
-        (queue.assigned if record.assigned else queue.own).append(record)
+    def update(self) -> None:
+        """Take in what has become ready, and forget what no longer is."""
+        queues = self.queues
+        for record in self.fresh:
+            if record.state is _READY:
+                shape = record.spec.resources
+                queue = queues.get(shape)
+                if queue is None:
+                    queue = queues[shape] = _Queue()
+                (queue.assigned if record.assigned else queue.own).append(record)
+        self.fresh.clear()
+        if queues:
+            for shape in [shape for shape, queue in queues.items() if not queue.trim()]:
+                del queues[shape]
 
     def choose(self, now: Nanos) -> list[TaskRecord]:
         """Return the tasks that should go, newest last; they are forgotten here."""
         chosen: list[TaskRecord] = []
         self.again_at = None
-        if not self._queues:
-            return chosen
-        for shape, queue in list(self._queues.items()):
-            queue.trim()
+        self.update()
+        for shape, queue in self.queues.items():
             if not queue.own:
-                if not queue.assigned:
-                    del self._queues[shape]
                 continue
             stay = self._stay(shape, queue, now)
             gone = []
@@ -83,7 +95,7 @@ class Offers:
             chosen += reversed(gone)
             if queue.own:
                 again = self._again_at(shape, queue, now)
-                self.again_at = again if self.again_at is None else min(self.again_at, again)
+                self.again_at = earlier(self.again_at, again)
         return chosen
 
     def _again_at(self, shape: Shape, queue: _Queue, now: Nanos) -> Nanos:
@@ -142,4 +154,4 @@ class Offers:
 
     def __len__(self) -> int:
         """Return how many tasks are ready; an upper bound."""
-        return sum([len(queue.own) + len(queue.assigned) for queue in self._queues.values()])
+        return sum([len(queue.own) + len(queue.assigned) for queue in self.queues.values()]) if self.queues else 0

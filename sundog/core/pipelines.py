@@ -29,6 +29,7 @@ from sundog.core.worker_pool import WorkerPool
 
 _WAITING, _READY = TaskState.WAITING, TaskState.READY
 _DISPATCHED = TaskState.DISPATCHED
+_LEASED = WorkerState.LEASED
 
 
 class Pipelines:
@@ -47,48 +48,48 @@ class Pipelines:
         self._tasks = tasks
         self.functions: dict[FunctionID, FunctionRecord] = {}
         #: Workers with more than one task; and those with followers.
-        self._deep: dict[ProcessID, WorkerRecord] = {}
+        self.deep: dict[ProcessID, WorkerRecord] = {}
         self.followed: dict[ProcessID, WorkerRecord] = {}
-        #: Workers to which this step dispatches; and what must be said before.
-        self._dispatching: list[WorkerRecord] = []
-        self._before: list[Action] = []
-        self._reclaims: list[Action] = []
+        #: What this step says: what must come first, to which workers it dispatches, and from which it takes back.
+        self.before: list[Action] = []
+        self.dispatching: list[WorkerRecord] = []
+        self.reclaims: list[Action] = []
 
     # -- filling --------------------------------------------------------------------------------------------------------------
 
     def assign(self, worker: WorkerRecord, record: TaskRecord, now: Nanos, oldest_needed: int = 0) -> None:
         """Put ``record`` at the end of the worker's pipeline; ``oldest_needed``: where the first that it follows stands there."""
         spec, function, pipeline = record.spec, record.function, worker.pipeline
-        if record.state is _READY or record.state is _WAITING:
+        state = record.state
+        if state is _READY or state is _WAITING:
             record.state = _DISPATCHED
         else:
             set_state(record, _DISPATCHED)
-        depth = len(pipeline)
-        if not depth:
-            worker.work = 0
-            worker.followed = False
-        sequence = worker.sequence = worker.sequence + 1
         record.worker = worker
-        record.sequence = sequence
+        record.sequence = worker.sequence = sequence = worker.sequence + 1
         record.dispatched_at = now
-        if oldest_needed:
-            worker.followed = True
-        record.oldest_needed = oldest_needed or sequence
-        pipeline.append(record)
+        record.oldest_needed = oldest_needed
         record.estimate = estimate = function.mean or 0
-        work = worker.work = worker.work + estimate
-        if depth < 2:
-            worker.late_at = now + self._late_after + work
-            if depth:
-                self._deep[worker.worker] = worker
+        if pipeline:
+            worker.work = work = worker.work + estimate
+            if oldest_needed:
+                worker.followed = True
+            if len(pipeline) == 1:
+                worker.late_at = now + self._late_after + work
+                self.deep[worker.worker] = worker
+        else:
+            worker.work = estimate
+            worker.followed = False
+            worker.late_at = now + self._late_after + estimate
+        pipeline.append(record)
         if spec.calls_max or spec.function_id not in worker.functions:
             self._introduce(worker, spec, function)
         if record.extents or spec.arguments.offset >= 0:
             record.pins = pinned(record)
-            self._before.append(Send(self._here, msg.PinsTaken(worker.where, record.pins)))
+            self.before.append(Send(self._here, msg.PinsTaken(worker.where, record.pins)))
         runs = worker.runs
         if not runs:
-            self._dispatching.append(worker)
+            self.dispatching.append(worker)
         runs.append(RunTask(spec, record.attempt, record.starts + 1, sequence, tuple(record.values)))
         if record.dependents is not None:
             for dependent in record.dependents:
@@ -105,26 +106,22 @@ class Pipelines:
         if spec.function_id not in worker.functions:
             worker.functions[spec.function_id] = None
             delivered = msg.FunctionDelivered(spec.function_id, function.name, function.code)
-            self._before.append(Send(worker.where, delivered))
+            self.before.append(Send(worker.where, delivered))
         if spec.calls_max:
             calls = worker.calls[spec.function_id] = worker.calls.get(spec.function_id, 0) + 1
             if calls >= spec.calls_max:
                 worker.retiring = True
 
     def _room(self, worker: WorkerRecord, record: TaskRecord) -> bool:
-        """Tell whether the pipeline of a leased worker has room for ``record`` behind what is there."""
+        """Tell whether the pipeline of a leased worker that takes tasks has room for ``record`` behind what is there."""
         pipeline = worker.pipeline
-        depth = len(pipeline)
-        if depth >= self._depth_max or worker.retiring or worker.reclaiming or worker.forgetting:
-            return False
-        if not depth:
+        if not pipeline:
             return True
         mean, last = record.function.mean, pipeline[-1].function.mean
-        if mean is None or last is None:
-            return False  # a function never seen: one in flight per worker
-        if last > self._long_body:
-            return False
-        return depth < self._depth_min or worker.work + mean <= self._work_max
+        if mean is None or last is None or last > self._long_body:
+            return False  # behind a function never seen, or before it: one in flight per worker
+        depth = len(pipeline)
+        return depth < self._depth_max and (depth < self._depth_min or worker.work + mean <= self._work_max)
 
     def _half_full(self, worker: WorkerRecord) -> bool:
         """Refilling waits until a pipeline is half empty, so that what is dispatched travels in batches."""
@@ -135,7 +132,7 @@ class Pipelines:
         """Dispatch tasks behind those whose returns they need, where there is room (P5)."""
         empty = []
         for number, worker in self.followed.items():
-            if worker.pipeline and worker.state is WorkerState.LEASED and not self._half_full(worker):
+            if worker.pipeline and worker.state is _LEASED and not self._half_full(worker):
                 self._follow(worker, now)
             if not worker.followers:
                 empty.append(number)
@@ -144,12 +141,13 @@ class Pipelines:
 
     def _follow(self, worker: WorkerRecord, now: Nanos) -> None:
         followers = worker.followers
+        takes = worker.takes()
         while followers:
             record = followers[0]
             oldest_needed = self._first_followed(worker, record) if record.state is _WAITING else 0
             if not oldest_needed:
                 followers.popleft()
-            elif self._room(worker, record):
+            elif takes and self._room(worker, record):
                 followers.popleft()
                 self.assign(worker, record, now, oldest_needed)
             else:
@@ -179,7 +177,7 @@ class Pipelines:
             return
         share = -(-len(queue) // len(group))
         for worker in group.values():
-            if self._half_full(worker) or (self.others and now >= self._hopeless_at(worker)):
+            if not worker.takes() or self._half_full(worker) or (self.others and now >= worker.late_at + self._offer_after):
                 continue
             for _ in range(share):
                 if not self._room(worker, record):
@@ -188,6 +186,8 @@ class Pipelines:
                 record = queue.peek()
                 if record is None:
                     return
+                if worker.retiring:
+                    break
 
     # -- emptying --------------------------------------------------------------------------------------------------------------
 
@@ -203,8 +203,10 @@ class Pipelines:
                 function.mean = duration
             else:
                 # One preemption must not make a function of microseconds pass for one of milliseconds.
-                bounded = 4 * mean + self._duration_slack
-                function.mean = mean + (((duration if duration < bounded else bounded) - mean) >> self._mean_shift)
+                bound = 4 * mean + self._duration_slack
+                if duration > bound:
+                    duration = bound
+                function.mean = mean + ((duration - mean) >> self._mean_shift)
         pipeline = worker.pipeline
         if pipeline[0] is record:
             pipeline.popleft()
@@ -212,25 +214,21 @@ class Pipelines:
             pipeline.remove(record)
         record.worker = None
         if pipeline:
-            work = worker.work = worker.work - record.estimate
+            worker.work = work = worker.work - record.estimate
             worker.late_at = now + self._late_after + work
             if len(pipeline) == 1:
-                self._deep.pop(worker.worker, None)
-        elif worker.state is WorkerState.LEASED:
-            worker.work = 0
-        else:
-            worker.work -= record.estimate
+                self.deep.pop(worker.worker, None)
 
     def lost(self, worker: WorkerRecord) -> None:
         """The worker is gone: nothing is behind its head, and nothing follows."""
-        self._deep.pop(worker.worker, None)
+        self.deep.pop(worker.worker, None)
         self.followed.pop(worker.worker, None)
 
     def reclaim(self, worker: WorkerRecord, count: int) -> None:
         """Ask for the tokens of up to ``count`` tasks at the end of the pipeline."""
         if count > 0 and not worker.reclaiming and not worker.forgetting:
             worker.reclaiming = True
-            self._reclaims.append(ReclaimTasks(worker.worker, count))
+            self.reclaims.append(ReclaimTasks(worker.worker, count))
 
     def reclaimed(self, worker: WorkerRecord, count: int) -> list[TaskRecord]:
         """``count`` tokens were taken back: remove and return the tasks they belonged to, first in order first."""
@@ -246,46 +244,38 @@ class Pipelines:
                 worker.calls[record.spec.function_id] -= 1
                 worker.retiring = False
         if len(worker.pipeline) <= 1:
-            self._deep.pop(worker.worker, None)
+            self.deep.pop(worker.worker, None)
         if back:
             worker.forgetting = True
             worker.followers.clear()
-            self._before.append(Send(worker.where, msg.TasksForgotten(back[0].sequence - 1, worker.sequence)))
+            self.before.append(Send(worker.where, msg.TasksForgotten(back[0].sequence - 1, worker.sequence)))
         return list(back)
 
     def revoke_pins(self, worker: WorkerRecord, record: TaskRecord) -> None:
         """The task will not run there: the grants that went with it come back."""
         if record.pins:
-            self._before.append(Send(self._here, msg.PinsRevoked(worker.where, record.pins)))
+            self.before.append(Send(self._here, msg.PinsRevoked(worker.where, record.pins)))
             record.pins = ()
 
     def help_late(self, now: Nanos) -> None:
         """An idle worker and nothing ready: take back what lies behind a head that is long or late."""
-        if not self._deep:
-            return
         for worker in self._behind():
             long = (worker.pipeline[0].function.mean or 0) >= self._work_max and now >= worker.asked_in_vain_until
             if long or now >= worker.late_at:
                 self.reclaim(worker, _movable(worker))
 
     def next_late(self) -> Nanos | None:
-        """Return when the next head is late, if that matters now."""
-        if not self._deep or not self._pool.idle:
-            return None
+        """Return when the next head is late before something that an idle worker could run."""
         return min([worker.late_at for worker in self._behind()], default=None)
 
     def free_tails(self, now: Nanos) -> None:
         """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
-        if not self._deep:
-            return
         for worker in self._tails():
             if now >= self._hopeless_at(worker):
                 self.reclaim(worker, _movable(worker))
 
     def next_tail(self) -> Nanos | None:
         """Return when :meth:`free_tails` has something to do if nothing happens."""
-        if not self._deep:
-            return None
         return min([self._hopeless_at(worker) for worker in self._tails()], default=None)
 
     def lateness(self, now: Nanos) -> Nanos:
@@ -295,7 +285,7 @@ class Pipelines:
 
     def behind(self) -> int:
         """Return how many tasks lie behind the heads of all pipelines."""
-        return sum([len(worker.pipeline) - 1 for worker in self._deep.values()])
+        return sum([len(worker.pipeline) - 1 for worker in self.deep.values()]) if self.deep else 0
 
     def _hopeless_at(self, worker: WorkerRecord) -> Nanos:
         return worker.late_at + self._offer_after
@@ -304,8 +294,8 @@ class Pipelines:
         """Return the workers that have something behind their head which another node could be given."""
         return [
             worker
-            for worker in self._deep.values()
-            if worker.state is WorkerState.LEASED and not worker.pipeline[-1].assigned and worker.takes() and _movable(worker)
+            for worker in self.deep.values()
+            if worker.state is _LEASED and not worker.pipeline[-1].assigned and worker.takes() and _movable(worker)
         ]
 
     def _behind(self) -> list[WorkerRecord]:
@@ -313,28 +303,27 @@ class Pipelines:
         free = self._pool.resources_fit
         return [
             worker
-            for worker in self._deep.values()
-            if worker.state is WorkerState.LEASED and worker.takes() and free(worker.shape) and _movable(worker)
+            for worker in self.deep.values()
+            if worker.state is _LEASED and worker.takes() and free(worker.shape) and _movable(worker)
         ]
 
     # -- speaking -----------------------------------------------------------------------------------------------------------------
 
-    def actions(self) -> list[Action]:
-        """Return and forget what this step says: first what must come before, then dispatches, then reclaims."""
-        actions = self._before
-        self._before = []
-        for worker in self._dispatching:
+    def speak(self, actions: list[Action]) -> None:
+        """Append to ``actions``, and forget, what this step says: what must come first, then dispatches, then reclaims."""
+        if self.before:
+            actions += self.before
+            self.before.clear()
+        for worker in self.dispatching:
             pipeline = worker.pipeline
             # Without followers a task needs nothing before itself, and the head is the oldest.
-            oldest = min([r.oldest_needed for r in pipeline]) if worker.followed else pipeline[0].oldest_needed
+            oldest = min([r.oldest_needed or r.sequence for r in pipeline]) if worker.followed else pipeline[0].sequence
             actions.append(Dispatch(worker.worker, tuple(worker.runs), oldest - 1))
-            worker.runs = []
-        if self._dispatching:
-            self._dispatching = []
-        if self._reclaims:
-            actions += self._reclaims
-            self._reclaims = []
-        return actions
+            worker.runs.clear()
+        self.dispatching.clear()
+        if self.reclaims:
+            actions += self.reclaims
+            self.reclaims.clear()
 
 
 def _movable(worker: WorkerRecord) -> int:

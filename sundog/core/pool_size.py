@@ -31,22 +31,21 @@ class PoolSize:
         self._resources = resources
         self.failures = 0
         #: Starting waits until then, because workers do not come up.
-        self._paused_until: Nanos | None = None
+        self.paused_until: Nanos | None = None
 
     def adjust(self, now: Nanos, queues: Mapping[Shape, ReadyQueue]) -> list[Action]:
-        """Return the workers to start or to let go now."""
-        if self._paused_until is not None:
-            if now < self._paused_until:
+        """Return the workers to start or to let go now, for ``queues`` with ready tasks.
+
+        Nobody need ask while as many as usual stay, no start is paused, and no ready task wants for a worker.
+        """
+        if self.paused_until is not None:
+            if now < self.paused_until:
                 return []
-            self._paused_until = None
+            self.paused_until = None
         pool, config = self._pool, self._config
         actions: list[Action] = []
-        staying = len(pool.workers) - pool.stopping_count
-        if staying == config.worker_count and (pool.idle or pool.starting_count):
-            return actions  # as mostly
-        while staying < config.worker_count:
+        while pool.staying_count < config.worker_count:
             actions.append(StartWorker(pool.add().worker))
-            staying += 1
         if pool.idle or pool.starting_count or len(pool.workers) >= config.worker_processes_max:
             self._let_go(now, actions)
             return actions
@@ -72,23 +71,22 @@ class PoolSize:
 
     def _idle_deadline(self) -> Nanos | None:
         pool = self._pool
-        staying = len(pool.workers) - pool.stopping_count
-        if staying <= self._config.worker_count or not pool.idle or pool.blocked:
+        if pool.staying_count <= self._config.worker_count or not pool.idle or pool.blocked:
             return None
         return next(iter(pool.idle.values())).idle_since + self._config.worker_idle_max
 
     def next_deadline(self) -> Nanos | None:
         """Return when the size should be looked at again."""
-        if self._paused_until is not None:
-            return self._paused_until
-        return self._idle_deadline() if len(self._pool.workers) > self._config.worker_count else None
+        if self.paused_until is not None:
+            return self.paused_until
+        return self._idle_deadline()
 
     # -- workers that do not come up ------------------------------
 
     def start_failed(self, now: Nanos, reason: str) -> str | None:
         """A worker did not come up: wait, each time twice as long. Returns a warning, the first time and when it is hopeless."""
         self.failures += 1
-        self._paused_until = now + min(_PAUSE_MAX, _FIRST_PAUSE << min(self.failures - 1, 10))
+        self.paused_until = now + min(_PAUSE_MAX, _FIRST_PAUSE << min(self.failures - 1, 10))
         if self.failures == 1:
             return f"a worker process did not come up: {reason}; trying again"
         if self.failures == _HOPELESS_AFTER:

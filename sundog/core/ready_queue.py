@@ -56,16 +56,20 @@ class ReadyQueue:
 
     def peek(self) -> TaskRecord | None:
         """Return the task that is next, or None."""
-        heap, in_order = self._heap, self._in_order
-        while in_order and in_order[0].state is not _READY:
+        in_order, heap = self._in_order, self._heap
+        first = None
+        while in_order:
+            first = in_order[0]
+            if first.state is _READY:
+                break
             in_order.popleft()
-        while heap and heap[0][4].state is not _READY:
+            first = None
+        while heap:
+            rank, record = heap[0][:3], heap[0][4]
+            if record.state is _READY:
+                return record if first is None or rank < (0, 0, first.order) else first
             heappop(heap)
-        if not heap:
-            return in_order[0] if in_order else None
-        if in_order and (0, 0, in_order[0].order) < heap[0][:3]:
-            return in_order[0]
-        return heap[0][4]
+        return first
 
     def __len__(self) -> int:
         """An upper bound: stale entries count until they surface."""
@@ -83,10 +87,12 @@ class ReadyQueues:
     priority, or has been stuck for long: then nothing new of theirs starts that wants the same resources.
     """
 
-    __slots__ = ("by_shape",)
+    __slots__ = ("by_shape", "filled")
 
     def __init__(self) -> None:
         self.by_shape: dict[Shape, ReadyQueue] = {}
+        #: Those in which something may be ready: whoever pushes lists the queue here, whoever finds it empty removes it.
+        self.filled: dict[Shape, ReadyQueue] = {}
 
     def add(self, shape: Shape, resources: ResourceSet) -> ReadyQueue:
         """Return a new queue for ``shape``."""
@@ -95,12 +101,12 @@ class ReadyQueues:
         return queue
 
     def in_order(self, resources: ResourceSet, now: Nanos) -> Iterator[tuple[Shape, ReadyQueue]]:
-        """Yield each shape whose tasks may be run now. The caller runs what fits before it asks for the next."""
-        if len(self.by_shape) == 1:
-            yield from self.by_shape.items()
-            return
+        """Yield each shape whose tasks may be run now. The caller runs what fits before it asks for the next.
+
+        A node that has only ever known one shape need not ask.
+        """
         heads = [
-            (_rank(head), head.order, shape, queue) for shape, queue in self.by_shape.items() if (head := queue.peek()) is not None
+            (_rank(head), head.order, shape, queue) for shape, queue in self.filled.items() if (head := queue.peek()) is not None
         ]
         heads.sort(key=lambda entry: entry[:2])
         lacking: dict[str, tuple[int, int]] = {}

@@ -101,6 +101,16 @@ class ResourceSet:
                 raise InvariantViolation(f"took {describe(wanted)} of {self}: {name} does not fit")
             free[name] = left
 
+    def take_if_free(self, wanted: Shape) -> bool:
+        """Take ``wanted`` if it fits, all of it or nothing; return whether it did."""
+        free = self.free
+        for name, amount in wanted:
+            if free.get(name, 0) < amount:
+                return False
+        for name, amount in wanted:
+            free[name] -= amount
+        return True
+
     def overdraw(self, wanted: Shape) -> None:
         """Take ``wanted`` although it does not fit; the excess is counted in ``overdrawn``."""
         for name, amount in wanted:
@@ -112,13 +122,18 @@ class ResourceSet:
 
     def give(self, wanted: Shape) -> None:
         """Give back ``wanted``."""
+        free, capacity = self.free, self.capacity
         for name, amount in wanted:
-            left = self.free.get(name, 0) + amount
-            if left > self.capacity.get(name, 0):
+            free[name] = left = free[name] + amount
+            if left > capacity[name]:
                 raise InvariantViolation(f"gave back {describe(wanted)} to {self}: {name} exceeds capacity")
-            self.free[name] = left
+        if self.overdrawn:
+            self._pay_back(wanted)
+
+    def _pay_back(self, wanted: Shape) -> None:
+        for name, _ in wanted:
             if name in self.overdrawn:
-                self.overdrawn[name] = max(0, -left)
+                self.overdrawn[name] = max(0, -self.free[name])
                 if not self.overdrawn[name]:
                     del self.overdrawn[name]
 

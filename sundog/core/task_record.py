@@ -78,7 +78,7 @@ class TaskRecord(msgspec.Struct):
     #: Tasks that were submitted while this one was unfinished and have a return of it as an argument.
     dependents: list[TaskRecord] | None = None
     worker: WorkerRecord | None = None
-    #: Its position in everything ever dispatched to its worker, and the lowest position whose returns it needs there.
+    #: Its position in everything ever dispatched to its worker, and the lowest position whose returns it needs there; 0 if none.
     sequence: int = 0
     oldest_needed: int = 0
     #: What its worker's pipeline was charged for it.
@@ -106,7 +106,7 @@ class WorkerRecord(msgspec.Struct):
     shape: Shape = ()
     #: Tasks in the order of their sequence; the head is running or about to.
     pipeline: deque[TaskRecord] = deque()
-    #: Expected time of all that is in the pipeline.
+    #: Expected time of all that is in the pipeline; meaningless while that is empty.
     work: Nanos = 0
     sequence: int = 0
     #: Something in the pipeline needs returns of what is ahead of it (P5).

@@ -46,6 +46,8 @@ class TaskTable:
         self.tasks: dict[TaskID, TaskRecord] = {}
         self._waiting: Dependencies[TaskRecord] = Dependencies()
         self._queues = ReadyQueues()
+        #: Where tasks that became ready are noted, too, if somebody else looks for what does not run at once.
+        self._became_ready: list[TaskRecord] | None = None
         self.pipelines = Pipelines(config, here, self.pool, self.tasks)
         self._order = 0
         #: What this step retires.
@@ -97,14 +99,17 @@ class TaskTable:
             record.state = _READY
         elif record.state is not _READY:
             set_state(record, _READY)
-        shape = record.spec.resources
-        queue = self._queues.by_shape.get(shape)
+        shape, queues = record.spec.resources, self._queues
+        queue = queues.by_shape.get(shape)
         if queue is None:
-            queue = self._queues.add(shape, self.resources)
+            queue = queues.add(shape, self.resources)
         if not queue.runs_here and not record.assigned and (not queue.feasible or self.resources.busy_beyond_cpus(shape)):
             self._spill(record)
             return
         queue.push(record)
+        queues.filled[shape] = queue
+        if self._became_ready is not None:
+            self._became_ready.append(record)
 
     def _spill(self, record: TaskRecord) -> None:
         set_state(record, _SPILLED)

@@ -17,6 +17,8 @@ from sundog.core.resources import ResourceSet, Shape, only_cpu, without_cpu
 from sundog.core.task_record import WorkerRecord, WorkerState
 from sundog.core.units import Nanos
 
+_IDLE, _LEASED = WorkerState.IDLE, WorkerState.LEASED
+
 
 class WorkerPool:
     """See the module. Numbers workers from ``first``."""
@@ -31,7 +33,8 @@ class WorkerPool:
         self.leased: dict[Shape, dict[ProcessID, WorkerRecord]] = {}
         self.blocked: dict[ProcessID, WorkerRecord] = {}
         self.starting_count = 0
-        self.stopping_count = 0
+        #: Workers that are there or coming, without those that were asked to leave.
+        self.staying_count = 0
 
     def add(self) -> WorkerRecord:
         """Return a new worker in state STARTING."""
@@ -42,47 +45,42 @@ class WorkerPool:
         )
         self.workers[number] = worker
         self.starting_count += 1
+        self.staying_count += 1
         return worker
 
     def started(self, worker: WorkerRecord, pid: int, now: Nanos) -> None:
         """STARTING -> IDLE."""
         worker.pid = pid
         self.starting_count -= 1
-        self._to_idle(worker, now)
-
-    def _to_idle(self, worker: WorkerRecord, now: Nanos) -> None:
-        worker.state = WorkerState.IDLE
-        worker.idle_since = now
-        worker.shape = ()
+        worker.state, worker.idle_since = _IDLE, now
         self.idle[worker.worker] = worker
 
     def resources_fit(self, shape: Shape) -> bool:
         """Tell whether ``shape`` is free on the node now."""
         return self._resources.fits(shape)
 
-    def take_idle(self) -> WorkerRecord | None:
-        """Return the idle worker that is to be used next, or None. It stays idle until it is leased."""
-        return next(reversed(self.idle.values())) if self.idle else None
-
-    def lease(self, worker: WorkerRecord, shape: Shape) -> None:
-        """IDLE -> LEASED: the worker holds ``shape``, which must fit."""
-        self._resources.take(shape)
-        del self.idle[worker.worker]
-        worker.state, worker.shape = WorkerState.LEASED, shape
-        self._add_leased(worker)
-
-    def _add_leased(self, worker: WorkerRecord) -> None:
-        group = self.leased.get(worker.shape)
+    def lease(self, shape: Shape) -> WorkerRecord | None:
+        """IDLE -> LEASED: the worker that went idle last now holds ``shape``. None if nobody is idle or ``shape`` not free."""
+        if not self.idle or not self._resources.take_if_free(shape):
+            return None
+        number, worker = self.idle.popitem()
+        worker.state, worker.shape = _LEASED, shape
+        group = self.leased.get(shape)
         if group is None:
-            group = self.leased[worker.shape] = {}
-        group[worker.worker] = worker
+            self.leased[shape] = {number: worker}
+        else:
+            group[number] = worker
+        return worker
 
     def release(self, worker: WorkerRecord, now: Nanos) -> None:
         """LEASED -> IDLE, with an empty pipeline."""
-        self._resources.give(worker.shape)
-        del self.leased[worker.shape][worker.worker]
-        worker.followers.clear()
-        self._to_idle(worker, now)
+        number, shape = worker.worker, worker.shape
+        self._resources.give(shape)
+        del self.leased[shape][number]
+        if worker.followers:
+            worker.followers.clear()
+        worker.state, worker.idle_since = _IDLE, now
+        self.idle[number] = worker
 
     def block(self, worker: WorkerRecord) -> None:
         """LEASED -> BLOCKED: its CPUs are free."""
@@ -103,23 +101,23 @@ class WorkerPool:
         else:
             self._resources.overdraw(cpus)
         del self.blocked[worker.worker]
-        worker.state = WorkerState.LEASED
-        self._add_leased(worker)
+        worker.state = _LEASED
+        self.leased.setdefault(worker.shape, {})[worker.worker] = worker
 
     def stop(self, worker: WorkerRecord) -> None:
         """IDLE -> STOPPING."""
         del self.idle[worker.worker]
         worker.state = WorkerState.STOPPING
-        self.stopping_count += 1
+        self.staying_count -= 1
 
     def lost(self, worker: WorkerRecord) -> None:
         """The process is gone; what it held is free."""
         del self.workers[worker.worker]
         self.idle.pop(worker.worker, None)
+        if worker.state is not WorkerState.STOPPING:
+            self.staying_count -= 1
         if worker.state is WorkerState.STARTING:
             self.starting_count -= 1
-        elif worker.state is WorkerState.STOPPING:
-            self.stopping_count -= 1
         elif worker.state is WorkerState.LEASED:
             self._resources.give(worker.shape)
             del self.leased[worker.shape][worker.worker]
@@ -149,5 +147,5 @@ class WorkerPool:
                 raise InvariantViolation(f"{name}: {held.get(name, 0)} held, but {free} free (W2)")
         if self.starting_count != sum(w.state is WorkerState.STARTING for w in self.workers.values()):
             raise InvariantViolation("starting_count is wrong")
-        if self.stopping_count != sum(w.state is WorkerState.STOPPING for w in self.workers.values()):
-            raise InvariantViolation("stopping_count is wrong")
+        if self.staying_count != sum(w.state is not WorkerState.STOPPING for w in self.workers.values()):
+            raise InvariantViolation("staying_count is wrong")

@@ -21,7 +21,7 @@ def test_a_node_that_offers_at_once_does_not_look_again_at_once() -> None:
     record = TaskRecord(spec, address(NodeID(1), DRIVER), 1, FunctionRecord("train", Value(0)), [], {})
     if record.state is not TaskState.READY:
         set_state(record, TaskState.READY)
-    offers.add(record)
+    offers.fresh.append(record)
     assert offers.choose(5) == [], "it fits"
     assert offers.again_at is not None
     assert offers.again_at >= 5 + 100 * MICROSECOND

@@ -50,6 +50,8 @@ QUICK = {
 ROOM = 8_000_000_000
 #: Seconds that a peer gets to leave by itself before what is left of it is killed.
 GRACE = 5.0
+#: Seconds that a peer gets in any case, even if those before it used up the minutes of the run.
+LEAST = 30.0
 #: Nobody is told about the run, and nothing beside the work is started.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -203,13 +205,14 @@ def write(run: Run, output: Path) -> None:
     output.write_text(markdown(run, plot.name if draw(run, plot) else ""))
 
 
-def block(run: Run, peers: list[str], number: int, limit: float, started: float) -> None:
+def block(run: Run, peers: list[str], number: int, chosen: argparse.Namespace, started: float) -> None:
     """Run every peer once."""
     found: dict[str, Found] = {}
     run.loads.append(os.getloadavg()[0])
     for peer in compare_rows.order(peers, number):
         before = time.monotonic()
-        found[peer], remark = measure(peer, run.size, limit)
+        left = 60 * chosen.minutes - (before - started)
+        found[peer], remark = measure(peer, run.size, max(LEAST, min(chosen.limit, left)))
         if not found[peer]:
             run.missing[peer] = remark
             run.versions.pop(peer)
@@ -223,7 +226,7 @@ def block(run: Run, peers: list[str], number: int, limit: float, started: float)
 def options(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description="Compare sundog with its peers.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="start no block that would end later than this (10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="start no block that would end later (10); one runs at least")
     parser.add_argument("--blocks", type=int, default=100, help="at most so many blocks")
     parser.add_argument("--limit", type=float, default=180.0, help="seconds for one peer in one block (180); then it is killed")
     parser.add_argument("--peers", default=",".join(ENGINES), help="only these, with commas between them")
@@ -256,11 +259,12 @@ def main(arguments: list[str]) -> int:
         loads=[],
     )
     adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended, too
     started = time.monotonic()
     took: list[float] = []
     while len(took) < chosen.blocks and compare_rows.another(took, time.monotonic() - started, 60 * chosen.minutes):
         before = time.monotonic()
-        block(run, peers, len(took), chosen.limit, started)
+        block(run, peers, len(took), chosen, started)
         took.append(time.monotonic() - before)
         write(run, chosen.output)
     print(f"wrote {chosen.output}")

@@ -16,8 +16,9 @@ import msgspec
 import sundog
 from benchmarks.growth_point import Point, grown, measured, weights
 
-#: Small sizes are repeated until this many items are done.
+#: Small sizes are repeated until this many items are done, but not too often: looking at all processes takes its time.
 _ITEMS_MIN = 2_000
+_ROUNDS_MAX = 30
 #: Weights below this size are lost in the noise of allocators.
 _HEAVY_MIN = 10_000
 #: And below this depth, where the first worker counts.
@@ -117,7 +118,7 @@ def gate() -> Iterator[Gate]:
 
 def rounds_of(size: int) -> int:
     """Return how often a point of ``size`` is repeated."""
-    return max(1, min(1_000, _ITEMS_MIN // size))
+    return max(1, min(_ROUNDS_MAX, _ITEMS_MIN // size))
 
 
 def tasks_in_flight(size: int) -> list[Point]:

@@ -56,16 +56,18 @@ def find_deadlock(
     stuck: Mapping[ObjectID, PendingTask],
     resources: ResourceSet,
     workers_max: int | None = None,
+    refused: str = "",
 ) -> Deadlock | None:
     """Return the newest of the ``blocked`` tasks that can never move, with the chain; None if all can.
 
     ``stuck`` maps objects to the tasks that will return them and have not started; an object that neither it nor a
-    blocked task returns is taken to be on its way. ``workers_max`` bounds the processes that may be blocked at a time.
-    Linear in what the blocked tasks wait for, times the length of the longest chain.
+    blocked task returns is taken to be on its way. ``workers_max`` bounds the processes that may be blocked at a time;
+    ``refused`` says why there can be no more, if it is not the setting that says so. Linear in what the blocked tasks wait for,
+    times the length of the longest chain against the order of blocking.
     """
     if not blocked:
         return None
-    return _Inquiry(blocked, stuck, resources, workers_max).verdict()
+    return _Inquiry(blocked, stuck, resources, workers_max, refused).verdict()
 
 
 class _Inquiry:
@@ -77,8 +79,10 @@ class _Inquiry:
         stuck: Mapping[ObjectID, PendingTask],
         resources: ResourceSet,
         workers_max: int | None,
+        refused: str,
     ) -> None:
         self._stuck = stuck
+        self._refused = refused
         self._capacity = resources.capacity
         self._workers_max = workers_max
         #: Tasks that cannot move, as far as is known; they only ever leave.
@@ -171,6 +175,9 @@ class _Inquiry:
         """Say why a task whose arguments can come has no room; return the advice."""
         room = self._room()
         short = [pair for pair in pending.wants if room.get(pair[0], 0) < pair[1]]
+        if not short and self._refused:
+            told.append(f"{pending.name} has no worker: all {self._workers_max} are blocked, and {self._refused}")
+            return "Nest less deeply, or raise that limit."
         if not short:
             told.append(f"{pending.name} has no worker, because all {self._workers_max} that may exist are blocked")
             return "Nest less deeply, or raise worker_processes_max."

@@ -40,10 +40,11 @@ def find_stalled(
     resources: ResourceSet,
     workers_max: int,
     unstarted: Collection[TaskState],
+    refused: str = "",
 ) -> tuple[TaskRecord, str] | None:
     """Return the newest blocked task that can never move and the chain of who waits for what, or None.
 
-    Tasks in a state that is not among ``unstarted`` are taken to be on their way.
+    Tasks in a state that is not among ``unstarted`` are taken to be on their way. ``refused``: see ``find_deadlock``.
     """
     waiting = [
         BlockedTask(
@@ -57,5 +58,5 @@ def find_stalled(
         for record in blocked.values()
         if record.blocking is not None and record.worker is not None
     ]
-    found = find_deadlock(waiting, _Unstarted(tasks, unstarted), resources, workers_max)
+    found = find_deadlock(waiting, _Unstarted(tasks, unstarted), resources, workers_max, refused)
     return (blocked[found.task_id], found.message) if found is not None else None

@@ -10,12 +10,14 @@ from sundog.core.actions import StartWorker
 from sundog.core.ids import ProcessID
 from sundog.core.task import FailureKind
 from sundog.core.units import MILLISECOND, SECOND
-from tests.support.fleet import Execution, Fleet, Get, config, inline
+from tests.support.fleet import Execution, Fleet, Get, TaskFailed, config, inline
 
 
 def nest(execution: Execution) -> Any:
     if execution.argument:
-        yield Get((execution.call("nest", content=execution.argument - 1),))
+        [value] = yield Get((execution.call("nest", content=execution.argument - 1),))
+        if value.error:
+            raise TaskFailed(value)
     return inline(None)
 
 
@@ -97,6 +99,26 @@ def test_when_no_worker_ever_comes_up_what_is_ready_fails_with_the_reason() -> N
     fleet.start_fails = lambda number: None
     fleet.run_for(10 * SECOND)
     assert fleet.get(fleet.driver.call("nest", content=3)) == [None]
+
+
+def test_nesting_beyond_what_the_system_allows_fails_with_the_reason_and_shallower_nesting_works_on() -> None:
+    fleet = fleet_with(cpus=1)
+    fleet.start_fails = lambda number: "no more processes" if len(fleet.workers) >= 5 else None
+    failure = fleet.error(fleet.driver.call("nest", content=20)).failure
+    assert failure is not None
+    assert failure.kind is FailureKind.DEADLOCK
+    assert "nest has no worker: all 5 are blocked, and no more processes. Nest less deeply" in failure.message
+    assert fleet.get(fleet.driver.call("nest", content=4)) == [None]
+
+
+def test_a_worker_that_runs_is_waited_for_however_often_no_other_comes_up() -> None:
+    fleet = fleet_with(cpus=2)
+    fleet.start_fails = lambda number: "no more processes"
+    fleet.driver.call("sleep", duration=60 * SECOND)
+    nested = fleet.driver.call("nest", content=1)
+    fleet.run_for(59 * SECOND)
+    assert not fleet.wait(nested, timeout=0)
+    assert fleet.get(nested) == [None]
 
 
 def test_a_worker_that_retires_is_replaced_while_it_leaves() -> None:

@@ -38,12 +38,32 @@ from benchmarks.processes import family
 
 HERE = Path(__file__).parent
 SIZE = {
-    **{"trips": 1000, "tasks": 10_000, "chain": 1000, "leaves": 100, "parents": 200, "small": 1000, "waits": 1000, "busy": 2000},
+    **{
+        "trips": 1000,
+        "tasks": 10_000,
+        "references": 3000,
+        "chain": 1000,
+        "leaves": 100,
+        "parents": 200,
+        "small": 1000,
+        "waits": 1000,
+        "busy": 2000,
+    },
     **{"array": 100_000_000, "readers": 200, "large": 1_000_000_000},
 }
 #: For a trial of the machinery, not for figures.
 QUICK = {
-    **{"trips": 100, "tasks": 300, "chain": 100, "leaves": 20, "parents": 10, "small": 50, "waits": 100, "busy": 200},
+    **{
+        "trips": 100,
+        "tasks": 300,
+        "references": 200,
+        "chain": 100,
+        "leaves": 20,
+        "parents": 10,
+        "small": 50,
+        "waits": 100,
+        "busy": 200,
+    },
     **{"array": 10_000_000, "readers": 20, "large": 64_000_000},
 }
 #: Free memory and free shared memory, in bytes, below which the large array is 256 MB: the array, the store's and a peer's copies.

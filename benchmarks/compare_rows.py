@@ -51,8 +51,8 @@ ROWS = (
     Row("returned", "return of {array_MB:,} MB", " GB/s", 1e-9, ",.2f"),
     Row("wait", "`wait` for 1 of {waits:,}, repeated", " /s", work="waiting"),
     Row("busy", "{busy:,} tasks of 2 ms, share of two plain processes", "", form=".3f"),
-    Row("reference", "memory per finished reference, driver", " bytes", work="many", less=True),
-    Row("reference_all", "the same, all processes", " bytes", work="many", less=True),
+    Row("reference", "memory per finished reference, driver", " bytes", work="references", less=True),
+    Row("reference_all", "the same, all processes", " bytes", work="references", less=True),
 )
 ROW = {row.key: row for row in ROWS}
 

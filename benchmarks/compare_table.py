@@ -36,6 +36,7 @@ REASONS = {
     **{("busy", peer): _QUEUE for peer in ("futures", "joblib")},
     **{("bulk", peer): _CHUNKS for peer in ("futures", "joblib")},
     **{(row, peer): _FUTURE for row in ("reference", "reference_all") for peer in ("futures", "joblib")},
+    ("argument", "joblib"): "it sends calls in batches, each as one message, where each of sundog's is a task with an ID",
     **{(row, "ray"): _THREADS for row in ("put_large", "put_large_first")},
 }
 UNKNOWN = "not yet explained"
@@ -54,11 +55,13 @@ def cell(row: Row, blocks: list[Block], peer: str) -> str:
 
 def shown(found: Ratio) -> str:
     """Return a ratio with its spread; bold where the peer is ahead."""
-    middle = f"{found.median:.2g}x" if found.median < 10 else f"{found.median:,.0f}x"
-    if found.behind:
-        middle = f"**{middle}**"
-    spread = [f"{value:.2g}" if value < 10 else f"{value:,.0f}" for value in (found.least, found.most)]
-    return middle if found.least == found.most else f"{middle} ({spread[0]} to {spread[1]})"
+    middle = f"**{rounded(found.median)}x**" if found.behind else f"{rounded(found.median)}x"
+    return middle if found.least == found.most else f"{middle} ({rounded(found.least)} to {rounded(found.most)})"
+
+
+def rounded(value: float) -> str:
+    """Return a ratio with as many digits as say something."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}" if value < 2 else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def ahead(run: Run) -> list[str]:
@@ -76,17 +79,18 @@ def ahead(run: Run) -> list[str]:
 
 
 def gaps(run: Run) -> list[str]:
-    """Return a line for each reason why a cell has no number; what an engine has no notion of needs no list of rows."""
-    where: dict[tuple[str, str], list[str]] = {}
+    """Return a line for each peer and reason why cells have no number; what an engine has no notion of needs no list of rows."""
+    lines = []
     for peer in run.versions:
+        where: dict[str, list[str]] = {}
         for row in ROWS:
             if compare_rows.median(run.blocks, peer, row.key) is None:
-                why = compare_rows.reason(run.blocks, peer, row.key)
-                where.setdefault((peer, why), []).append(compare_rows.titled(row, run.size))
-    return [
-        f"- {run.titles[peer]}: {why}" + ("." if why.startswith("cannot") else f": {'; '.join(rows)}.")
-        for (peer, why), rows in where.items()
-    ]
+                where.setdefault(compare_rows.reason(run.blocks, peer, row.key), []).append(compare_rows.titled(row, run.size))
+        never = [why.removeprefix("cannot: ") for why in where if why.startswith("cannot")]
+        if never:
+            lines.append(f"- {run.titles[peer]} cannot: {', '.join(never)}.")
+        lines += [f"- {run.titles[peer]}: {why}: {'; '.join(rows)}." for why, rows in where.items() if not why.startswith("cannot")]
+    return lines
 
 
 def heading(run: Run) -> list[str]:

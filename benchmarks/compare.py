@@ -232,7 +232,7 @@ def block(run: Run, peers: list[str], number: int, chosen: argparse.Namespace, s
     for peer in compare_rows.order(peers, number):
         before = time.monotonic()
         left = 60 * chosen.minutes - (before - started)
-        found[peer], remark = measure(peer, run.size, max(LEAST, min(chosen.limit, left)))
+        found[peer], remark = measure(peer, run.size, min(chosen.limit, max(LEAST, left)))
         if not found[peer]:
             run.missing[peer] = remark
             run.versions.pop(peer)

@@ -42,7 +42,7 @@ def draw(run: Run, path: Path) -> bool:
     axes.set_yticks(range(len(ROWS)), [compare_rows.titled(row, run.size).replace("`", "") for row in ROWS])
     axes.set_ylim(len(ROWS) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("times better than the peer (right of 1: sundog is ahead); median, least and greatest of the blocks")
+    axes.set_xlabel("times better than the peer; right of 1 sundog is ahead")
     axes.set_title(f"{run.date}, {run.machine.get('CPU', '')}, {len(run.blocks)} block{'s' * (len(run.blocks) != 1)}", fontsize=9)
     figure.legend(loc="outside lower center", ncols=max(1, len(peers)), frameon=False)
     figure.set_layout_engine("constrained")

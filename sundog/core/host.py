@@ -44,6 +44,8 @@ from sundog.core.units import Nanos
 
 #: Rounds of internal messages in one step; the longest legal chain is far shorter.
 _ROUNDS_MAX = 1_000
+#: Later than anything: of a machine that has no deadline.
+_NEVER: Nanos = 1 << 63
 _ONLY_NODE = NodeID(0)
 _FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
 _FIRST_WORKER = ProcessID(DRIVER + 1)
@@ -115,7 +117,7 @@ class Host:
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
         self._wire()
         #: When each machine wants to be stepped, as of its last step.
-        self._due_at: list[Nanos | None] = [None for _ in self._machines]
+        self._due_at: list[Nanos] = [_NEVER for _ in self._machines]
         #: In this step: which were stepped, and which of those have yet to decide.
         self._touched: dict[int, None] = {}
         self._undecided: dict[int, None] = {}
@@ -142,8 +144,12 @@ class Host:
 
     def _wire(self) -> None:
         """Lay down who hears what, anew whenever a machine was exchanged. What only a dead one hears is dropped."""
-        records = [machine.step if index not in self._deciders else machine.record for index, machine in enumerate(self._machines)]
-        self._stations = list(zip(range(len(self._machines)), records, self._inboxes, strict=True))
+        #: Of each machine: its place, what makes it record, what it is to hear, and whether it decides apart from that.
+        self._stations = [
+            (index, machine.record if index in self._deciders else machine.step, self._inboxes[index], index in self._deciders)
+            for index, machine in enumerate(self._machines)
+        ]
+        self._ask = [machine.next_deadline for machine in self._machines]
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         inboxes, dead = self._inboxes, [_PLACES[service] for service in self._dead]
         self._hearers = {
@@ -196,19 +202,37 @@ class Host:
                     append(event)
         if self._deadline is not None and now >= self._deadline:
             self._due(now, actions)
+        self._talk(now, actions)
+        self._deadline = self._earliest()
+        return actions if self._driver_here else self._relay(actions)
+
+    def _talk(self, now: Nanos, actions: list[Action]) -> None:
+        """Rounds of what the machines say to each other, then what those decide that wait for it, until all are quiet."""
+        touched, undecided = self._touched, self._undecided
+        heard = True
         for _ in range(_ROUNDS_MAX):
-            if any(self._inboxes):
-                self._round(now, actions)
-            elif self._undecided:
-                self._decide(now, actions)
+            if heard:
+                heard = False
+                for index, record, inbox, decides in self._stations:
+                    if inbox:
+                        said = record(now, inbox)
+                        inbox.clear()
+                        if decides:
+                            undecided[index] = None
+                        else:
+                            touched[index] = None
+                        if said and self._collect(said, actions):
+                            heard = True
+            elif undecided:
+                heard = self._decide(now, actions)
             elif self.object_manager.unsettled:
-                self._touched[0] = None
-                self._collect(self.object_manager.settle(now), actions)
+                touched[0] = None
+                heard = self._collect(self.object_manager.settle(now), actions)
             elif self._changes:
                 self._change_service(self._changes.pop(0), actions)
+                heard = True
             else:
-                self._deadline = self._earliest()
-                return actions if self._driver_here else self._relay(actions)
+                return
         raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
 
     def _begin(self, events: Iterable[Event], actions: list[Action]) -> list[Event]:
@@ -298,7 +322,7 @@ class Host:
         if index in self._deciders:
             self._deciders[index] = machine
         self._inboxes[index].clear()
-        self._due_at[index] = None
+        self._due_at[index] = _NEVER
         self._wire()
 
     def _lose_scheduler(self) -> None:
@@ -345,53 +369,44 @@ class Host:
                 actions.append(Send(self._driver, msg.OutputWritten(pid, last.name, last.stream, "", dropped)))
         for index, machine in enumerate(self._machines):
             if not self._inboxes[index]:
-                deadline = self._due_at[index]
-                if deadline is not None and deadline <= now:
+                if self._due_at[index] <= now:
                     if index in self._deciders:
                         self._undecided[index] = None
                     else:
                         self._touched[index] = None
                         self._collect(machine.step(now, ()), actions)
 
-    def _round(self, now: Nanos, actions: list[Action]) -> None:
-        """Every machine that has heard something records it; those that decide apart do so later."""
-        touched, undecided, deciders = self._touched, self._undecided, self._deciders
-        for index, record, inbox in self._stations:
-            if inbox:
-                said = record(now, inbox)
-                inbox.clear()
-                if index in deciders:
-                    undecided[index] = None
-                else:
-                    touched[index] = None
-                if said:
-                    self._collect(said, actions)
-
-    def _decide(self, now: Nanos, actions: list[Action]) -> None:
-        """Nothing more is said: those that have heard something decide."""
-        undecided, self._undecided = self._undecided, {}
-        for index in undecided:
+    def _decide(self, now: Nanos, actions: list[Action]) -> bool:
+        """Nothing more is said: those that have heard something decide. True if they have said something to each other."""
+        todo = list(self._undecided)
+        self._undecided.clear()
+        heard = False
+        for index in todo:
             self._touched[index] = None
             said = self._deciders[index].decide(now)
-            if said:
-                self._collect(said, actions)
+            if said and self._collect(said, actions):
+                heard = True
+        return heard
 
-    def _collect(self, said: Sequence[Action], actions: list[Action]) -> None:
-        """Route what is for this host; keep the rest, in order."""
-        here, hearers = self.here, self._hearers
+    def _collect(self, said: Sequence[Action], actions: list[Action]) -> bool:
+        """Route what is for this host, and tell whether there was any; keep the rest, in order."""
+        here = self.here
+        heard = False
         for action in said:
             if type(action) is Send:
-                message = action.message
                 if action.to == here:
+                    heard = True
+                    message = action.message
                     event = (here, message)
-                    for append in hearers[type(message)]:
+                    for append in self._hearers[type(message)]:
                         append(event)
                     continue
-                if type(message) is msg.SessionEnded:
+                if type(action.message) is msg.SessionEnded:
                     actions.append(action)
                     self._end(actions)
                     continue
             actions.append(action)
+        return heard
 
     def _end(self, actions: list[Action]) -> None:
         """The session is over: here, and from the head on every other node."""
@@ -406,15 +421,17 @@ class Host:
 
     def _earliest(self) -> Nanos | None:
         """Ask those that were stepped when they are due, and return when the first of all is."""
-        due_at, machines = self._due_at, self._machines
+        due_at, ask = self._due_at, self._ask
         for index in self._touched:
-            due_at[index] = machines[index].next_deadline()
+            due = ask[index]()
+            due_at[index] = _NEVER if due is None else due
         self._touched.clear()
-        earliest = self.output.next_deadline() if self._last_output else None
-        for due in self._due_at:
-            if due is not None and (earliest is None or due < earliest):
-                earliest = due
-        return earliest
+        earliest = min(due_at)
+        if self._last_output:
+            flood_ends = self.output.next_deadline()
+            if flood_ends is not None and flood_ends < earliest:
+                return flood_ends
+        return None if earliest == _NEVER else earliest
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""

@@ -95,7 +95,7 @@ def start(
         cluster = Cluster(loop, between, events, Durations(durations), checks=check_invariants)
         cluster.profile = None if charged is None or charged.charges_nothing() else charged
         recorder = _recorder(record, models[0].config(config), name, clustered)
-        cluster.trace = _trace(trace, len(models), loop)
+        cluster.watch_turns(trace=_trace(trace, len(models), loop))
     except BaseException:
         events.close()
         raise
@@ -179,7 +179,7 @@ def _begin_faults(schedule: Schedule, cluster: Cluster, count: int, add: Callabl
     target = FaultyCluster(cluster, network, count, add)
     runner = FaultRunner(cluster.loop.environment, schedule, target, network, number=target.number, call_at=cluster.watch.call_at)
     if any(isinstance(fault.trigger, When) for fault in schedule.faults):
-        cluster.occurred = runner.occurred
+        cluster.watch_turns(occurred=runner.occurred)
     runner.start()
     return runner
 

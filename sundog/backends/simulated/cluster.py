@@ -59,8 +59,16 @@ class Cluster:
         self.watch = Watch(loop)
         #: What is told of it to people, if they want a trace.
         self.trace: RunTrace | None = None
+        #: Whether anybody looks on at the turns of nodes.
+        self.watched = checks or log.wanted
         #: What the turns of nodes cost; None: nothing. Nodes look when they are made.
         self.profile: Profile | None = None
+
+    def watch_turns(self, *, trace: RunTrace | None = None, occurred: Callable[[Occurrence], None] | None = None) -> None:
+        """From now on tell ``trace`` of everything, and ``occurred`` of what happens to tasks."""
+        self.trace = trace if trace is not None else self.trace
+        self.occurred = occurred if occurred is not None else self.occurred
+        self.watched = self.checks or self.log.wanted or self.trace is not None or self.occurred is not None
 
     def add(self, node: Node, host: Host, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         """Let a node take its first turn at ``joins``, and die at ``leaves``."""

@@ -235,18 +235,13 @@ class Network:
         self.resent = Traffic()
 
     def at_once(self, source: Address, target: Address, size: int) -> bool:
-        """Tell whether a message between nodes arrives at the instant at which it is sent, and count it if so: whoever sent it
-        delivers it then. So it is where nothing takes time but what is large (see ``ENDLESS``), and nothing is before it."""
+        """Tell whether a message between nodes arrives at the instant at which it is sent: whoever sent it delivers it then, and
+        counts it. So it is where nothing takes time but what is large (see ``ENDLESS``), and nothing is before it."""
         if not self._instant or size > self.model.packet_bytes_max or self._stops or self._delays:
             return False
-        connection = self._connections.get((source, target)) if self._connections else None
-        if connection is not None and not connection.idle(int(self.environment.now)):
-            return False
-        sent, delivered = self.sent, self.delivered
-        sent.messages += 1
-        sent.bytes += size
-        delivered.messages += 1
-        delivered.bytes += size
+        if self._connections:
+            connection = self._connections.get((source, target))
+            return connection is None or connection.idle(int(self.environment.now))
         return True
 
     def send(self, source: Address, target: Address, size: int, deliver: Deliver) -> None:

@@ -135,8 +135,6 @@ class Node(Process):
         self.workers: dict[ProcessID, NodeWorker] = {}
         #: Bodies of workers that were killed, suspended for ever.
         self.killed: list[Strand] = []
-        #: Checked after every step, if a test wants it.
-        self.checks = cluster.checks
         #: Faults: everything takes this many thousandths of its usual time; the clock is off by so much, and never goes back;
         #: nothing is done at all while there is any pause.
         self.slowness = 1000
@@ -174,32 +172,40 @@ class Node(Process):
         """
         if self._acting is not None or self.pauses:
             return
-        cluster = self._cluster
         events, self.inbox = self.inbox, []
         if len(events) > self._room:
             events, self.inbox = events[: self._room], events[self._room :]
-        now: Nanos = self.environment._now  # type: ignore[assignment]
+        now: Nanos = self.environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
         clock = now + self.skew
         if clock < self._clock:
             clock = self._clock
         self._clock = clock
         actions = self.host.step(clock, events)
-        if self.log.wanted:
-            self.log.host_turn(now, self.where, events, actions)
-        if self.checks:
-            self.host.check_invariants()
-        if cluster.occurred is not None:
-            self._tell_of_ends(events)
-        if cluster.trace is not None:
-            cluster.trace.turned(self, cluster.hosts.get(self.number))
+        if self._cluster.watched:
+            self._show(now, events, actions)
         if self.profile is not None or self.slowness != 1000:
             span = self._takes(events, actions)
             if span:
                 self._act_after(span, actions)
                 return
-        self._act(actions)
+        if actions:
+            self._act(actions)
+        elif self.inbox:
+            self.turn_soon()
         if not self.dead:
             self.rearm()
+
+    def _show(self, now: Nanos, events: Sequence[MachineEvent], actions: Sequence[Action]) -> None:
+        """Tell of a turn whoever looks on."""
+        cluster = self._cluster
+        if self.log.wanted:
+            self.log.host_turn(now, self.where, events, actions)
+        if cluster.checks:
+            self.host.check_invariants()
+        if cluster.occurred is not None:
+            self._tell_of_ends(events)
+        if cluster.trace is not None:
+            cluster.trace.turned(self, cluster.hosts.get(self.number))
 
     def _act_after(self, span: Nanos, actions: Sequence[Action]) -> None:
         """Do what a turn said once it has taken its time."""

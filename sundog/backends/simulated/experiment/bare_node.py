@@ -110,6 +110,18 @@ class BareNode(Node):
         #: Functions that the host was told of.
         self.exported: dict[str, None] = {}
 
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``Process``."""
+        if self.dead:
+            return
+        if len(messages) == 1:
+            self.inbox.append((sender, messages[0]))
+        else:
+            for message in messages:
+                self.inbox.append((sender, message))
+        if not self._turn_due:
+            self.turn_soon()
+
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
         if not self._turn_due and self._acting is None and not self.pauses:
@@ -120,8 +132,15 @@ class BareNode(Node):
         """The turn has come."""
         self._turn_due = False
         if not self.dead:
-            self.measures.steps += 1
             self.turn()
+
+    def rearm(self) -> None:
+        """See ``Process``: nearly always a timer is set already."""
+        due = self.host.next_deadline()
+        if due is not None:
+            timer = self._timer
+            if timer is None or due - self.skew < timer or timer <= self.environment._now:
+                super().rearm()
 
     def _on_timer(self, event: Event) -> None:
         """See ``Process``. Its turn comes with those of all others at this instant."""
@@ -137,22 +156,22 @@ class BareNode(Node):
         """See ``Node``."""
         measures = self.measures
         process: Any
-        if target >> _NODE_SHIFT != self.number:
-            size = wire_size(messages)
-            measures.messages_remote += len(messages)
-            measures.bytes_remote += size
-            network, cluster = self._network, self._cluster
-            if not network.at_once(source, target, size):
-                network.send(source, target, size, partial(cluster.deliver, source, target, messages))
-                return
-            process = self._processes.get(target)
-        else:
+        if target >> _NODE_SHIFT == self.number:
             measures.messages_local += len(messages)
             process = self if target == self.where else self._processes.get(target)
             if self.local_latency and process is not None:
                 environment = self.environment
                 environment.schedule(Delivery(environment, process, source, messages), NORMAL, self.local_latency)
                 return
+        else:
+            size = wire_size(messages)
+            measures.messages_remote += len(messages)
+            measures.bytes_remote += size
+            network = self._network
+            if not network.at_once(source, target, size):
+                network.send(source, target, size, partial(self._cluster.deliver, source, target, messages))
+                return
+            process = self._processes.get(target)
         if process is not None:
             process.receive(source, messages)
 

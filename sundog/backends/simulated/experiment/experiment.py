@@ -282,7 +282,7 @@ class Experiment:
         self.began = self._moved_at = self.loop.now
         if self._trace is not None:
             self._trace.began = self.began
-            self.cluster.trace = self._trace
+            self.cluster.watch_turns(trace=self._trace)
             for number in self.cluster.nodes:
                 self._trace.joined(number)
         for node, model in zip(self.nodes, self.models, strict=True):
@@ -308,7 +308,7 @@ class Experiment:
             self.loop.environment, schedule, target, self.network, number=target.number, call_at=self.cluster.watch.call_at
         )
         if any(isinstance(fault.trigger, When) for fault in schedule.faults):
-            self.cluster.occurred = self.fault_runner.occurred
+            self.cluster.watch_turns(occurred=self.fault_runner.occurred)
         self.fault_runner.start(self.began)
 
     def _go(self, watch: Callable[[Experiment], None] | None) -> None:
@@ -349,20 +349,22 @@ class Experiment:
         """
         environment: Environment = self.loop.environment
         queue, turns = environment._queue, self._turns
-        events = 0
+        events = steps = 0
         for _ in range(count):
             if self.over:
                 break
             if turns and (not queue or queue[0][0] > environment._now):
+                steps += 1
                 turns.popleft().take_turn()
-                continue
-            if not queue:
+            elif queue:
+                events += 1
+                environment._now, _, _, event = heappop(queue)
+                for callback in event.callbacks:  # which SimPy would take away: nobody waits for an event here
+                    callback(event)
+            else:
                 break
-            events += 1
-            environment._now, _, _, event = heappop(queue)
-            for callback in event.callbacks:  # which SimPy would take away: nobody waits for an event here
-                callback(event)
         self.measures.events += events
+        self.measures.steps += steps
 
     def _drain(self) -> None:
         """Everything has finished: what is left to say is said, until no host knows of any task or object."""

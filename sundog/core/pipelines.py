@@ -157,8 +157,8 @@ class Pipelines:
         """Return the lowest sequence of those that return a missing argument, if all of them are unfinished tasks in this worker's
         pipeline and the shapes agree; else 0."""
         spec = record.spec
-        if spec.resources != worker.shape or spec.calls_max:
-            return 0
+        if spec.resources != worker.shape or spec.calls_max or len(record.missing) > self._depth_max:
+            return 0  # no pipeline returns as much as the last asks for; and to look, for each that it waits for, is quadratic
         tasks = self._tasks
         oldest = worker.sequence
         for object_id in record.missing:

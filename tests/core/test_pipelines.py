@@ -10,7 +10,8 @@ import pytest
 from sundog.core import actions as act
 from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.ids import ObjectID, producer_of
+from sundog.core import pipelines
+from sundog.core.ids import ObjectID, TaskID, producer_of
 from sundog.core.task import FailureKind
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND
 from tests.support.fleet import Execution, Fleet, Get, Raised, Refused, TaskFailed, Work, config, inline
@@ -222,6 +223,25 @@ def test_a_chain_runs_on_one_worker_without_waiting_for_the_node() -> None:
     fleet.driver.drop_all()
     fleet.run()
     fleet.check_empty()
+
+
+def test_a_task_that_waits_for_many_is_not_looked_at_again_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def looking(object_id: ObjectID) -> TaskID:
+        nonlocal looked
+        looked += 1
+        return producer_of(object_id)
+
+    fleet = Fleet(config(cpus=1), {"counted": counted})
+    warm(fleet, "counted", duration=SHORT)
+    width = 4 * fleet.config.pipeline_depth_max
+    blocker = fleet.driver.call("counted", content=0, duration=MILLISECOND)
+    made = [fleet.driver.call("counted", blocker, duration=SHORT) for _ in range(width)]
+    last = fleet.driver.call("counted", *made, duration=SHORT)
+    monkeypatch.setattr(pipelines, "producer_of", looking)
+    assert fleet.get(last) == [2]
+    assert looked < 4 * width
 
 
 def test_a_follower_of_what_lies_in_the_arena_reads_it_with_a_grant_of_its_own() -> None:

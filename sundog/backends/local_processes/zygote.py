@@ -28,6 +28,8 @@ from sundog.backends.local_processes import process
 #: Descriptors that come with StartProcess: link, tokens, stdout, stderr.
 DESCRIPTORS = 4
 _CONTROL_BYTES = 4096
+#: What bodies call, in modules that ``sundog`` loads at first use: here, once for all workers.
+_API = ("sundog.api.remote", "sundog.api.get_put_wait", "sundog.api.collections")
 
 
 class StartProcess(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -237,6 +239,8 @@ def run(control: socket.socket, boot: dict[str, Any], arena_fd: int, progress_fd
         gc.disable()
         with contextlib.suppress(Exception):  # what cannot be imported fails, with its story, in the worker
             _worker_main(boot)  # and all it imports, so that it is loaded once and shared
+            for name in _API:
+                import_module(name)
         gc.freeze()
         zygote = _Zygote(control, boot, arena_fd, progress_fd)
         clean = False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy
@@ -35,4 +38,33 @@ def test_an_array_over_a_view_keeps_it(way: str) -> None:
     assert not died
     del part
     assert died == [True]
+    arena.close()
+
+
+@pytest.mark.parametrize("own_mapping", [False, True])
+def test_no_line_of_python_runs_when_a_view_dies(own_mapping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There Ctrl-C would strike, be swallowed, and the grant be lost for ever."""
+    arena = SharedArena(create_arena(SIZE), SIZE)
+    if own_mapping:
+        monkeypatch.delitem(sys.modules, "numpy")
+    died: deque[str] = deque()
+    views = [arena.read(0, SIZE, partial(died.append, name)) for name in ("first", "second")]
+    entered: list[str] = []
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            entered.append(frame.f_code.co_qualname)
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        del views[0]
+    finally:
+        sys.setprofile(before)
+    assert entered == []
+    assert list(died) == ["first"]
+    views.clear()
+    assert list(died) == ["first", "second"]
+    assert not arena._watched
+    assert not arena._own_mappings
     arena.close()

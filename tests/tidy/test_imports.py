@@ -27,11 +27,18 @@ def loaded_by(name: str) -> list[str]:
     return found
 
 
-def test_import_sundog_loads_nothing_heavy() -> None:
-    loaded = loaded_by("sundog")
+def test_what_programs_use_of_sundog_loads_nothing_heavy() -> None:
+    loaded = loaded_by("sundog, sundog.api.cluster, sundog.api.collections, sundog.api.get_put_wait, sundog.api.remote")
     # msgspec takes inspect along where typing_extensions is installed; that is not ours to prevent.
     unavoidable = loaded_by("msgspec")
     heavy = [name for name in HEAVY if name in loaded and name not in unavoidable]
     assert not heavy, f"import sundog loads {', '.join(heavy)}"
     backends = [name for name in loaded if name.startswith(("sundog.backends.simulated", "sundog.backends.cluster"))]
     assert not backends, f"import sundog loads {', '.join(backends)}, which a session may never use"
+
+
+def test_a_node_does_not_load_what_users_call() -> None:
+    """It passes ``sundog`` on its way to the backends, and starts sooner without."""
+    loaded = loaded_by("sundog.backends.local_processes.node_main")
+    assert not [name for name in loaded if name.startswith("sundog.api")]
+    assert "sundog.backends.session" not in loaded

@@ -15,6 +15,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any
 
 from sundog.backends.local_processes.extent_writer import PIECES_BYTES_MIN, ExtentWriter
@@ -32,11 +33,22 @@ def create_arena(size: int) -> int:
 
 
 class _Death(weakref.ref[Any]):
-    """A weak reference that knows its place in the table that keeps it alive."""
+    """Tells of a death. Its callback is C, as what it calls has to be: no line of Python runs in which Ctrl-C could strike."""
 
-    __slots__ = ("key", "on_death")
-    key: int
+    __slots__ = ("on_death",)
     on_death: Callable[[], None]
+
+
+class _Watched(weakref.ref[Any]):
+    """Keeps a :class:`_Death`, for a reference that nobody has is never called; leaves the set that it is in by itself."""
+
+    __slots__ = ("death",)
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+    death: _Death
+
+
+_tell = methodcaller("on_death")
 
 
 class SharedArena:
@@ -49,10 +61,9 @@ class SharedArena:
         self._readable: mmap.mmap | None = None
         self._readable_bytes: memoryview | None = None
         self._writer: ExtentWriter | None = None
-        #: Weak references to live exporters; a reference that is not kept is never called.
-        self._deaths: dict[int, _Death] = {}
-        self._next_key = 0
-        self._own_mappings = 0
+        #: Live exporters; and those among them that are mappings of their own.
+        self._watched: set[_Watched] = set()
+        self._own_mappings: set[_Watched] = set()
         self._exporter: Callable[[memoryview], Any] | None = None
 
     def write(self, offset: int, size: int, warm: bool) -> memoryview:
@@ -81,7 +92,7 @@ class SharedArena:
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
         """Return a read-only view; ``on_death`` is called once, when it and everything sliced from it are gone.
 
-        ``on_death`` runs wherever the last view happens to die: it may only do what is atomic (append to a deque).
+        ``on_death`` runs wherever the last view happens to die: it must be written in C, and atomic (a deque's ``append``).
         """
         if not size:
             on_death()
@@ -94,7 +105,7 @@ class SharedArena:
             self._readable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ)
             whole = self._readable_bytes = memoryview(self._readable)
         exported = exporter(whole[offset : offset + size])
-        self._watch(exported, on_death)
+        self._watch(exported, on_death, self._watched)
         return memoryview(exported)
 
     def release_pages(self, offset: int, size: int) -> None:
@@ -125,7 +136,7 @@ class SharedArena:
 
     def _find_exporter(self) -> Callable[[memoryview], Any] | None:
         """Return what wraps bytes into an object with weak references, or None while numpy need not be loaded."""
-        if "numpy" not in sys.modules and self._own_mappings < _OWN_MAPPINGS_MAX:
+        if "numpy" not in sys.modules and len(self._own_mappings) < _OWN_MAPPINGS_MAX:
             return None
         try:
             import numpy  # 113 ms: only where a user has it loaded, or holds many views
@@ -145,22 +156,11 @@ class SharedArena:
     def _read_own_mapping(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
         start = offset // _PAGE * _PAGE
         mapping = mmap.mmap(self.fd, offset + size - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
-        self._own_mappings += 1
-
-        def died() -> None:
-            self._own_mappings -= 1
-            on_death()
-
-        self._watch(mapping, died)
+        self._watch(mapping, on_death, self._own_mappings)
         return memoryview(mapping)[offset - start :]
 
-    def _watch(self, exported: Any, on_death: Callable[[], None]) -> None:
-        reference = _Death(exported, self._died)
-        reference.on_death = on_death
-        self._next_key = reference.key = self._next_key + 1
-        self._deaths[reference.key] = reference
-
-    def _died(self, reference: weakref.ref[Any]) -> None:
-        assert isinstance(reference, _Death)
-        self._deaths.pop(reference.key, None)
-        reference.on_death()
+    def _watch(self, exported: Any, on_death: Callable[[], None], among: set[_Watched]) -> None:
+        watched = _Watched(exported, among.discard)
+        watched.death = death = _Death(exported, _tell)
+        death.on_death = on_death
+        among.add(watched)

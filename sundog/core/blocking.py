@@ -11,6 +11,7 @@ from collections import deque
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
+from sundog.core.deadlines import NEVER
 from sundog.core.dependencies import Dependencies
 from sundog.core.ids import ObjectID, TaskID
 from sundog.core.machine import Action
@@ -122,12 +123,10 @@ class BlockedTasks:
         self.blocked.pop(record.spec.task_id, None)
         record.blocking = None
 
-    def next_deadline(self) -> Nanos | None:
-        """Return when the next overdraft is due."""
-        if not self.resumable:
-            return None
-        due = [r.blocking.resumable_at for r in self.resumable if r.blocking is not None]
-        return min(due) + self._config.overdraft_after if due else None
+    def next_deadline(self) -> Nanos:
+        """Return when the next overdraft is due, or NEVER."""
+        after = self._config.overdraft_after
+        return min([r.blocking.resumable_at + after for r in self.resumable if r.blocking is not None], default=NEVER)
 
     def force_resume(self, record: TaskRecord) -> None:
         """A task went on without its grant (it must have failed in its own thread): take its CPUs again."""

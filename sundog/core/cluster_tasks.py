@@ -17,14 +17,14 @@ import msgspec
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
-from sundog.core.deadlines import earlier
+from sundog.core.deadlines import NEVER
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, node_of
 from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.machine import Action
 from sundog.core.offers import Offers
 from sundog.core.recovery import Service
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
-from sundog.core.task_record import TaskRecord, set_state
+from sundog.core.task_record import NO_VALUES, NOTHING_MISSING, TaskRecord, set_state
 from sundog.core.task_table import UNKNOWN_FUNCTION
 from sundog.core.units import Nanos
 
@@ -50,9 +50,10 @@ class ClusterScheduler(LocalScheduler):
         self._peers: dict[NodeID, None] = {} if head == here else {node_of(head): None}
         self.pipelines.others = bool(self._peers)
         self._offers = Offers(config, self.pool, self.resources)
-        self._became_ready = self._offers.fresh
+        self._queues.noted = self._offers.fresh
         #: When the head hears of this node's load; never while the head is alone.
-        self._report_at: Nanos | None = None if head == here else 0
+        self._report_at: Nanos = NEVER if head == here else 0
+        self._due = self._report_at
         self._reported_at: Nanos = 0
         self._mean: Nanos = 0
         self._handlers |= {
@@ -71,28 +72,20 @@ class ClusterScheduler(LocalScheduler):
         offers = self._offers
         if self.pipelines.deep and self._peers:
             self.pipelines.free_tails(now)
-        self._decide(now)
+        due = self._decide(now)
         if offers.fresh or offers.queues:
             self._offer(now)
-        if self._report_at is not None and now >= self._report_at:
+            due = min(due, offers.again_at)
+        if self.pipelines.deep and self._peers:
+            due = min(due, self.pipelines.next_tail())
+        if now >= self._report_at:
             self._report(now)
         actions = self._speak()
         if self._asked_by is not None:  # behind what ended in this step
             self._list_tasks(self._asked_by)
             actions = [*actions, *self._speak()]
+        self._due = due if due < self._report_at else self._report_at
         return actions
-
-    def next_deadline(self) -> Nanos | None:
-        """See ``machine.Machine``."""
-        due = self._report_at
-        if self._stall_at is not None:
-            due = earlier(due, self._stall_at)
-        if self._peers:
-            if self._offers.again_at is not None:
-                due = earlier(due, self._offers.again_at)
-            if self.pipelines.deep:
-                due = earlier(due, self.pipelines.next_tail())
-        return self._earliest(due)
 
     def _report(self, now: Nanos) -> None:
         self._report_at = now + self._config.heartbeat_every
@@ -109,12 +102,13 @@ class ClusterScheduler(LocalScheduler):
         """Let go, if there are others, of ready tasks whose turn would come late."""
         if not self._peers:
             self._offers.update()
+            self._offers.again_at = NEVER
             return
         offered = self._offers.choose(now)
         if offered and now - self._reported_at >= self._config.offer_after:
             self._report(now)  # else this node would look idler than it is
         for record in offered:
-            if record.state is _READY:  # one that was dispatched and taken back is there twice
+            if record.state is _READY:  # not if it is there twice
                 self._spill(record)
 
     def _spill(self, record: TaskRecord) -> None:
@@ -166,10 +160,12 @@ class ClusterScheduler(LocalScheduler):
         spec = fact.spec
         self._actions.append(Send(self._here, msg.TaskDeclared(spec, fact.submitter, fact.rebuild)))
         self._order += 1
-        missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
-        if spec.arguments.offset >= 0:
-            missing[arguments_id(spec.task_id)] = _ARGUMENTS
-        values: list[Value | None] = [None] * len(spec.dependencies)
+        values, missing = NO_VALUES, NOTHING_MISSING
+        if spec.dependencies or spec.arguments.offset >= 0:
+            values = [None] * len(spec.dependencies)
+            missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
+            if spec.arguments.offset >= 0:
+                missing[arguments_id(spec.task_id)] = _ARGUMENTS
         function = self.pipelines.functions.get(spec.function_id)
         record = TaskRecord(
             spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
@@ -216,7 +212,8 @@ class ClusterScheduler(LocalScheduler):
             self._actions.append(Send(self._head, fact))
 
     def _on_task_finished(self, sender: Address, fact: msg.TaskFinished) -> None:
-        self._mean += (fact.duration - self._mean) >> self._config.mean_shift if self._mean else fact.duration
+        mean = self._mean
+        self._mean = mean + ((fact.duration - mean) >> self._config.mean_shift) if mean else fact.duration
         super()._on_task_finished(sender, fact)
 
     def _on_node_joined(self, sender: Address, fact: msg.NodeJoined) -> None:
@@ -224,7 +221,7 @@ class ClusterScheduler(LocalScheduler):
         if fact.node != self._node:
             self._peers[fact.node] = None
             self.pipelines.others = True
-            if self._report_at is None:
+            if self._report_at == NEVER:
                 self._report_at = self._now
 
     def _on_service_restarted(self, sender: Address, fact: msg.ServiceRestarted) -> None:
@@ -241,7 +238,7 @@ class ClusterScheduler(LocalScheduler):
         spilled = [msg.TaskSpilled(r.spec, r.submitter, r.starts) for r in self.tasks.values() if r.state is _SPILLED]
         listed = msg.TasksListed(incarnation, tuple(spilled), tuple(self.foreign.values()))
         self._actions.append(Send(self._here, listed))
-        if self._report_at is not None:
+        if self._report_at < NEVER:
             self._report(self._now)
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:

@@ -21,13 +21,10 @@ from sundog.core.units import Nanos
 
 K = TypeVar("K", bound=Hashable)
 
-#: Forgotten entries that are always tolerated, so that small heaps are never swept.
+#: Later than any time: the deadline of what waits for none.
+NEVER: Nanos = 1 << 62
+#: Forgotten entries that are always tolerated, so that small heaps are never swept; and how often setting looks for more.
 _GARBAGE_MIN = 64
-
-
-def earlier(one: Nanos | None, other: Nanos | None) -> Nanos | None:
-    """Return the earlier of two deadlines, of which None is never."""
-    return other if one is None or (other is not None and other < one) else one
 
 
 class Deadlines(Generic[K]):
@@ -47,7 +44,7 @@ class Deadlines(Generic[K]):
         self._order = order = self._order + 1
         self._live[key] = order
         heappush(self._heap, (at - self._shift, order, key))
-        if len(self._heap) > 2 * len(self._live) + _GARBAGE_MIN:
+        if not order % _GARBAGE_MIN and len(self._heap) > 2 * len(self._live) + _GARBAGE_MIN:
             self._sweep()
 
     def cancel(self, key: K) -> None:
@@ -63,10 +60,10 @@ class Deadlines(Generic[K]):
     def pop_due(self, now: Nanos) -> list[K]:
         """Remove and return the keys whose deadline is not after ``now``."""
         heap = self._heap
-        if not heap:
+        limit = now - self._shift
+        if not heap or heap[0][0] > limit:
             return []
         live = self._live
-        limit = now - self._shift
         due: list[K] = []
         while heap and heap[0][0] <= limit:
             _, order, key = heappop(heap)
@@ -78,12 +75,9 @@ class Deadlines(Generic[K]):
     def next(self) -> Nanos | None:
         """Return the earliest deadline, or None if there is none."""
         heap = self._heap
-        if not heap:
-            return None
-        live = self._live
         while heap:
             at, order, key = heap[0]
-            if live.get(key) == order:
+            if self._live.get(key) == order:
                 return at + self._shift
             heappop(heap)
         return None

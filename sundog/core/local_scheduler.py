@@ -22,7 +22,7 @@ from sundog.core.actions import Send
 from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
-from sundog.core.deadlines import earlier
+from sundog.core.deadlines import NEVER
 from sundog.core.explanation import explain
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
 from sundog.core.machine import Action, Event, Fact
@@ -68,11 +68,12 @@ class LocalScheduler(TaskTable):
         self.blocking = BlockedTasks(config, self.pool)
         self._cancellations = Cancellations()
         self._size = PoolSize(config, self.pool, self.resources)
-        self._worker_count = config.worker_count
         #: Why the last worker that did not come up did not.
         self._start_refused = ""
         #: When to look for a deadlock, while something is blocked.
-        self._stall_at: Nanos | None = None
+        self._stall_at = NEVER
+        #: When to decide again even if nothing happens.
+        self._due = NEVER
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
             msg.TaskSubmitted: self._on_task_submitted,
             msg.TaskAssigned: self._on_task_assigned,
@@ -111,7 +112,7 @@ class LocalScheduler(TaskTable):
     def decide(self, now: Nanos) -> Sequence[Action]:
         """See ``machine.Decider``."""
         self._now = now
-        self._decide(now)
+        self._due = self._decide(now)
         return self._speak()
 
     def _speak(self) -> Sequence[Action]:
@@ -125,12 +126,13 @@ class LocalScheduler(TaskTable):
         self._actions = []
         return actions
 
-    def _decide(self, now: Nanos) -> None:
+    def _decide(self, now: Nanos) -> Nanos:
         """Resumes, what follows in pipelines, ready tasks, what follows those, help for the late, then the size of the pool.
 
-        Most steps bring one fact, and after it little is to be decided: each part is asked only if it has something to look at.
+        Returns when to decide again even if nothing happens, or NEVER. Most steps bring one fact, and after it little is to be
+        decided: each part is asked only if it has something to look at.
         """
-        pipelines, pool = self.pipelines, self.pool
+        pipelines, pool, queues = self.pipelines, self.pool, self._queues
         if self._cancellations.pending:
             self._cancellations.settle(self.tasks, self._cancel, self._actions)
         if self.blocking.resumable:
@@ -138,22 +140,38 @@ class LocalScheduler(TaskTable):
         if pipelines.followed:
             pipelines.follow(now)
         short = False
-        if self._queues.filled:
+        if queues.filled or queues.lone is not None:
             short = self._run_all(now)
             if pipelines.followed:
                 pipelines.follow(now)  # what was ready took its dependents along; the next step may come when it has ended
-        if pipelines.deep and pool.idle and not short:
-            pipelines.help_late(now)
-        if self._stall_at is not None and now >= self._stall_at:
-            self._look_for_deadlock()
+        due = self._stall_at
+        if now >= due:
+            due = self._look_for_deadlock()
+        if pipelines.deep and pool.idle:
+            if not short:
+                pipelines.help_late(now)
+            due = min(due, pipelines.next_late())
+        if self.blocking.resumable:
+            due = min(due, self.blocking.next_deadline())
         if pipelines.dispatching or pipelines.before or pipelines.reclaims:
             pipelines.speak(self._actions)
-        if short or pool.staying_count != self._worker_count or self._size.paused_until is not None:
-            self._actions += self._size.adjust(now, self._queues.filled)
+        if short or pool.surplus or self._size.paused_until is not None:
+            self._actions += self._size.adjust(now, queues.filled)
+            due = min(due, self._size.next_deadline())
+        return due
 
     def _run_all(self, now: Nanos) -> bool:
         """Run what is ready; True if something is left that would fit but finds no worker."""
-        queues = self._queues
+        queues, record = self._queues, self._queues.lone
+        if record is not None:
+            queues.lone = None
+            if record.state is not _READY:
+                return False
+            worker = self.pool.lease(record.spec.resources)
+            if worker is not None:
+                self.pipelines.assign(worker, record, now)
+                return False
+            queues.line_up(record, queues.by_shape[record.spec.resources])
         if len(queues.by_shape) == 1:
             [(shape, queue)] = queues.filled.items()
             return self._run_ready(shape, queue, now)
@@ -171,23 +189,15 @@ class LocalScheduler(TaskTable):
                 pipelines.deepen(shape, queue, now)
                 return not pool.idle and queue.peek() is not None and self.resources.fits(shape)
             pipelines.assign(worker, record, now)
-        del self._queues.filled[shape]
+        self._queues.emptied(shape)
         return False
 
     def next_deadline(self) -> Nanos | None:
-        """See ``machine.Machine``."""
-        return self._earliest(self._stall_at)
-
-    def _earliest(self, due: Nanos | None) -> Nanos | None:
-        """Return the next deadline: ``due``, or an earlier one of the parts that wait for one."""
-        pool = self.pool
-        if self.pipelines.deep and pool.idle:
-            due = earlier(due, self.pipelines.next_late())
-        if self.blocking.resumable:
-            due = earlier(due, self.blocking.next_deadline())
-        if pool.staying_count != self._worker_count or self._size.paused_until is not None:
-            due = earlier(due, self._size.next_deadline())
-        return due if due is None or due > self._now else self._now + 1
+        """See ``machine.Machine``. As of the last decision."""
+        due = self._due
+        if due > self._now:
+            return due if due < NEVER else None
+        return self._now + 1
 
     # -- tasks ------------------------------
 
@@ -231,15 +241,14 @@ class LocalScheduler(TaskTable):
 
     def _on_task_finished(self, sender: Address, fact: msg.TaskFinished) -> None:
         record = self.tasks.get(fact.task_id)
-        worker = record.worker if record is not None else None
-        if record is None or worker is None or worker.where != sender or record.attempt != fact.attempt:
+        if record is None or (worker := record.worker) is None or worker.where != sender or record.attempt != fact.attempt:
             self._actions.append(Send(self._here, msg.ResultsRefused(sender, fact.results)))
             return
         if record.state is not _DISPATCHED:
             self._unblock(record)
         if self._size.failures:
             self._size.worked()
-        self.pipelines.finished(record, self._now, fact.duration)
+        self.pipelines.finished(worker, record, self._now, fact.duration)
         if fact.retryable and record.charges < record.spec.retries_max:
             self._charge(record)
             self._actions.append(Send(self._here, msg.ResultsRefused(sender, fact.results)))
@@ -276,7 +285,7 @@ class LocalScheduler(TaskTable):
         if record is None or worker is None or worker.where != sender or record.attempt != fact.attempt:
             return
         self.pipelines.revoke_pins(worker, record)
-        self.pipelines.finished(record, self._now, None)
+        self.pipelines.finished(worker, record, self._now, None)
         self._again(record)
         self._settle(worker)
 
@@ -310,7 +319,7 @@ class LocalScheduler(TaskTable):
         self.blocking.block(record, fact)
         self.pipelines.reclaim(worker, len(worker.pipeline) - 1)
         self._hurry(fact.object_ids, record.order)
-        if self._stall_at is None:
+        if self._stall_at == NEVER:
             self._stall_at = self._now + self._config.stall_after
 
     def _hurry(self, object_ids: Iterable[ObjectID], order: int) -> None:
@@ -322,7 +331,7 @@ class LocalScheduler(TaskTable):
                 continue
             record.urgent = order
             if record.state is _READY:
-                self._queues.by_shape[record.spec.resources].push(record)
+                self._queues.hurry(record)
             todo.extend(record.missing)
 
     def _on_resume_requested(self, sender: Address, fact: msg.ResumeRequested) -> None:
@@ -410,13 +419,14 @@ class LocalScheduler(TaskTable):
         self._fail(record, FailureKind.CANCELLED, f"task {record.spec.name} was cancelled before it started")
         return True
 
-    def _look_for_deadlock(self) -> None:
-        self._stall_at = None
+    def _look_for_deadlock(self) -> Nanos:
+        """Return when to look again."""
+        self._stall_at = NEVER
         if not self.blocking.blocked:
-            return
+            return NEVER
         self._stall_at = self._now + self._config.stall_after
         if self.pool.starting_count:
-            return
+            return self._stall_at
         unstarted = self._UNSTARTED
         workers_max, refused = self._config.worker_processes_max, ""
         if self._size.hopeless:  # the system has said more than once that there can be no more than these
@@ -426,6 +436,7 @@ class LocalScheduler(TaskTable):
             record, chain = found
             self.blocking.refuse(record, failed(FailureKind.DEADLOCK, chain), self._now)
             self._actions += self.blocking.resume(self._now)
+        return self._stall_at
 
     def _on_explanation_requested(self, sender: Address, fact: msg.ExplanationRequested) -> None:
         text = explain(self.tasks, self.resources, fact.object_ids, self._now)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 
 from sundog.core.config import Config
-from sundog.core.deadlines import earlier
+from sundog.core.deadlines import NEVER
 from sundog.core.resources import ResourceSet, Shape
 from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
@@ -28,7 +28,10 @@ _LOOK_MIN: Nanos = 100 * MICROSECOND
 
 
 class _Queue:
-    """Ready tasks of one shape in the order of their becoming ready; those no longer READY are stale."""
+    """Ready tasks of one shape in the order of their becoming ready; those no longer READY are stale.
+
+    One that was dispatched and taken back is there twice. So it may be among ``own`` although it went, and came back assigned.
+    """
 
     __slots__ = ("assigned", "own")
 
@@ -55,13 +58,13 @@ class Offers:
         self._config = config
         self._pool = pool
         self._resources = resources
-        #: Tasks that became ready since the last look; most of them have been dispatched by the next one.
+        #: Tasks that had to queue since the last look; perhaps they have been dispatched since.
         self.fresh: list[TaskRecord] = []
         #: Those that were still ready then.
         self.queues: dict[Shape, _Queue] = {}
         self._slots_of: dict[Shape, int] = {}
         #: When to look again although nothing happens.
-        self.again_at: Nanos | None = None
+        self.again_at: Nanos = NEVER
 
     def update(self) -> None:
         """Take in what has become ready, and forget what no longer is."""
@@ -81,7 +84,7 @@ class Offers:
     def choose(self, now: Nanos) -> list[TaskRecord]:
         """Return the tasks that should go, newest last; they are forgotten here."""
         chosen: list[TaskRecord] = []
-        self.again_at = None
+        self.again_at = NEVER
         self.update()
         for shape, queue in self.queues.items():
             if not queue.own:
@@ -90,12 +93,11 @@ class Offers:
             gone = []
             while len(queue.own) > stay:
                 record = queue.own.pop()
-                if record.state is _READY:
+                if record.state is _READY and not record.assigned:
                     gone.append(record)
             chosen += reversed(gone)
             if queue.own:
-                again = self._again_at(shape, queue, now)
-                self.again_at = earlier(self.again_at, again)
+                self.again_at = min(self.again_at, self._again_at(shape, queue, now))
         return chosen
 
     def _again_at(self, shape: Shape, queue: _Queue, now: Nanos) -> Nanos:
@@ -115,13 +117,16 @@ class Offers:
         """Return how many of its own tasks would have their turn soon enough."""
         free = self._resources.free
         at_once = min([free.get(name, 0) // amount for name, amount in shape], default=len(queue.own))
-        turn = self._turn(shape, queue.own[-1], now)
-        soon = self._config.backlog_max if turn <= 0 else self._config.offer_after * self._slots(shape) // turn
+        in_time = self._config.offer_after * self._slots(shape)
+        mean = queue.own[-1].function.mean
+        if mean is not None and mean > in_time:
+            return max(at_once, 0)  # a turn takes no less than the mean
+        turn = self._turn(shape, mean, now)
+        soon = self._config.backlog_max if turn <= 0 else in_time // turn
         return max(at_once, min(soon, self._config.backlog_max) - len(queue.assigned), 0)
 
-    def _turn(self, shape: Shape, record: TaskRecord, now: Nanos) -> Nanos:
-        """Return how long one turn takes, as far as is known."""
-        mean = record.function.mean
+    def _turn(self, shape: Shape, mean: Nanos | None, now: Nanos) -> Nanos:
+        """Return how long one turn takes, as far as is known. ``mean``: that of the function, if it has run."""
         youngest_at = self._youngest_at(shape)
         if youngest_at is None:
             return mean or 0

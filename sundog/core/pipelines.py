@@ -17,18 +17,18 @@ from collections.abc import Mapping
 from sundog.core import messages as msg
 from sundog.core.actions import Dispatch, ReclaimTasks, Send
 from sundog.core.config import Config
+from sundog.core.deadlines import NEVER
 from sundog.core.ids import Address, FunctionID, ObjectID, ProcessID, TaskID, producer_of
 from sundog.core.machine import Action
 from sundog.core.messages import RunTask
 from sundog.core.ready_queue import ReadyQueue
 from sundog.core.resources import Shape
 from sundog.core.task import TaskSpec, TaskState, arguments_id
-from sundog.core.task_record import FunctionRecord, TaskRecord, WorkerRecord, WorkerState, set_state
+from sundog.core.task_record import FunctionRecord, TaskRecord, WorkerRecord, WorkerState
 from sundog.core.units import Nanos
 from sundog.core.worker_pool import WorkerPool
 
-_WAITING, _READY = TaskState.WAITING, TaskState.READY
-_DISPATCHED = TaskState.DISPATCHED
+_WAITING, _DISPATCHED = TaskState.WAITING, TaskState.DISPATCHED
 _LEASED = WorkerState.LEASED
 
 
@@ -58,13 +58,10 @@ class Pipelines:
     # -- filling --------------------------------------------------------------------------------------------------------------
 
     def assign(self, worker: WorkerRecord, record: TaskRecord, now: Nanos, oldest_needed: int = 0) -> None:
-        """Put ``record`` at the end of the worker's pipeline; ``oldest_needed``: where the first that it follows stands there."""
+        """Put ``record``, which is READY or WAITING, at the end of the worker's pipeline; ``oldest_needed``: where the first that
+        it follows stands there."""
         spec, function, pipeline = record.spec, record.function, worker.pipeline
-        state = record.state
-        if state is _READY or state is _WAITING:
-            record.state = _DISPATCHED
-        else:
-            set_state(record, _DISPATCHED)
+        record.state = _DISPATCHED
         record.worker = worker
         record.sequence = worker.sequence = sequence = worker.sequence + 1
         record.dispatched_at = now
@@ -177,24 +174,22 @@ class Pipelines:
             return
         share = -(-len(queue) // len(group))
         for worker in group.values():
-            if not worker.takes() or self._half_full(worker) or (self.others and now >= worker.late_at + self._offer_after):
+            if not self._room(worker, record) or not worker.takes() or self._half_full(worker):
+                continue
+            if self.others and now >= worker.late_at + self._offer_after:
                 continue
             for _ in range(share):
-                if not self._room(worker, record):
-                    break
                 self.assign(worker, record, now)
                 record = queue.peek()
                 if record is None:
                     return
-                if worker.retiring:
+                if worker.retiring or not self._room(worker, record):
                     break
 
     # -- emptying --------------------------------------------------------------------------------------------------------------
 
-    def finished(self, record: TaskRecord, now: Nanos, duration: Nanos | None) -> None:
-        """The task left its pipeline by being run, for ``duration``, or without having run (None)."""
-        worker = record.worker
-        assert worker is not None
+    def finished(self, worker: WorkerRecord, record: TaskRecord, now: Nanos, duration: Nanos | None) -> None:
+        """The task left the worker's pipeline by being run, for ``duration``, or without having run (None)."""
         if duration is not None:
             function = record.function
             function.calls += 1
@@ -264,9 +259,9 @@ class Pipelines:
             if long or now >= worker.late_at:
                 self.reclaim(worker, _movable(worker))
 
-    def next_late(self) -> Nanos | None:
-        """Return when the next head is late before something that an idle worker could run."""
-        return min([worker.late_at for worker in self._behind()], default=None)
+    def next_late(self) -> Nanos:
+        """Return when the next head is late before something that an idle worker could run, or NEVER."""
+        return min([worker.late_at for worker in self._behind()], default=NEVER)
 
     def free_tails(self, now: Nanos) -> None:
         """Other nodes may be idle: take back what lies behind a head that is late, to be offered to them."""
@@ -274,14 +269,20 @@ class Pipelines:
             if now >= self._hopeless_at(worker):
                 self.reclaim(worker, _movable(worker))
 
-    def next_tail(self) -> Nanos | None:
-        """Return when :meth:`free_tails` has something to do if nothing happens."""
-        return min([self._hopeless_at(worker) for worker in self._tails()], default=None)
+    def next_tail(self) -> Nanos:
+        """Return when :meth:`free_tails` has something to do if nothing happens, or NEVER."""
+        return min([self._hopeless_at(worker) for worker in self._tails()], default=NEVER)
 
     def lateness(self, now: Nanos) -> Nanos:
         """Return how late every worker's head is at least; 0 if some worker is in time."""
-        late_at = [worker.late_at for group in self._pool.leased.values() for worker in group.values() if worker.pipeline]
-        return max(0, now - max(late_at, default=now))
+        least = NEVER
+        for group in self._pool.leased.values():
+            for worker in group.values():
+                if worker.pipeline:
+                    if worker.late_at >= now:
+                        return 0
+                    least = min(least, now - worker.late_at)
+        return least if least < NEVER else 0
 
     def behind(self) -> int:
         """Return how many tasks lie behind the heads of all pipelines."""
@@ -319,8 +320,8 @@ class Pipelines:
             # Without followers a task needs nothing before itself, and the head is the oldest.
             oldest = min([r.oldest_needed or r.sequence for r in pipeline]) if worker.followed else pipeline[0].sequence
             actions.append(Dispatch(worker.worker, tuple(worker.runs), oldest - 1))
-            worker.runs.clear()
-        self.dispatching.clear()
+            worker.runs = []
+        self.dispatching = []
         if self.reclaims:
             actions += self.reclaims
             self.reclaims.clear()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from sundog.core import messages as msg
 from sundog.core.actions import Send, StartWorker
 from sundog.core.config import Config
+from sundog.core.deadlines import NEVER
 from sundog.core.machine import Action
 from sundog.core.ready_queue import ReadyQueue
 from sundog.core.resources import ResourceSet, Shape
@@ -44,7 +45,7 @@ class PoolSize:
             self.paused_until = None
         pool, config = self._pool, self._config
         actions: list[Action] = []
-        while pool.staying_count < config.worker_count:
+        while pool.surplus < 0:
             actions.append(StartWorker(pool.add().worker))
         if pool.idle or pool.starting_count or len(pool.workers) >= config.worker_processes_max:
             self._let_go(now, actions)
@@ -63,23 +64,20 @@ class PoolSize:
         return min((free.get(name, 0) // amount for name, amount in shape), default=self._config.worker_starting_max)
 
     def _let_go(self, now: Nanos, actions: list[Action]) -> None:
-        due = self._idle_deadline()
-        if due is not None and now >= due:
+        if now >= self._idle_deadline():
             oldest = next(iter(self._pool.idle.values()))
             self._pool.stop(oldest)
             actions.append(Send(oldest.where, msg.StopRequested()))
 
-    def _idle_deadline(self) -> Nanos | None:
+    def _idle_deadline(self) -> Nanos:
         pool = self._pool
-        if pool.staying_count <= self._config.worker_count or not pool.idle or pool.blocked:
-            return None
+        if pool.surplus <= 0 or not pool.idle or pool.blocked:
+            return NEVER
         return next(iter(pool.idle.values())).idle_since + self._config.worker_idle_max
 
-    def next_deadline(self) -> Nanos | None:
-        """Return when the size should be looked at again."""
-        if self.paused_until is not None:
-            return self.paused_until
-        return self._idle_deadline()
+    def next_deadline(self) -> Nanos:
+        """Return when the size should be looked at again, or NEVER."""
+        return self._idle_deadline() if self.paused_until is None else self.paused_until
 
     # -- workers that do not come up ------------------------------
 

@@ -87,12 +87,16 @@ class ReadyQueues:
     priority, or has been stuck for long: then nothing new of theirs starts that wants the same resources.
     """
 
-    __slots__ = ("by_shape", "filled")
+    __slots__ = ("by_shape", "filled", "lone", "noted")
 
     def __init__(self) -> None:
         self.by_shape: dict[Shape, ReadyQueue] = {}
-        #: Those in which something may be ready: whoever pushes lists the queue here, whoever finds it empty removes it.
+        #: Those in which something may be ready. Whoever finds one empty says :meth:`emptied`.
         self.filled: dict[Shape, ReadyQueue] = {}
+        #: If only one task is ready, as mostly, it is here and in no queue. Whoever takes it away puts None.
+        self.lone: TaskRecord | None = None
+        #: Where tasks that have to queue are noted, too, if somebody else looks for those.
+        self.noted: list[TaskRecord] | None = None
 
     def add(self, shape: Shape, resources: ResourceSet) -> ReadyQueue:
         """Return a new queue for ``shape``."""
@@ -100,14 +104,45 @@ class ReadyQueues:
         queue = self.by_shape[shape] = ReadyQueue(feasible=resources.could_fit(shape), only_cpus=only_cpus)
         return queue
 
+    def push(self, record: TaskRecord, queue: ReadyQueue) -> None:
+        """Add a READY task, to be kept in ``queue``, that of its shape."""
+        if not self.filled:
+            lone = self.lone
+            if lone is None:
+                self.lone = record
+                return
+            self.lone = None
+            self.line_up(lone, self.by_shape[lone.spec.resources])
+        self.line_up(record, queue)
+
+    def hurry(self, record: TaskRecord) -> None:
+        """A READY task has become urgent."""
+        if record is not self.lone:
+            self.by_shape[record.spec.resources].push(record)
+
+    def line_up(self, record: TaskRecord, queue: ReadyQueue) -> None:
+        """Put ``record`` into ``queue`` even if it is the only one that is ready."""
+        queue.push(record)
+        self.filled[record.spec.resources] = queue
+        if self.noted is not None:
+            self.noted.append(record)
+
+    def emptied(self, shape: Shape) -> None:
+        """Nothing of ``shape`` is ready any more."""
+        self.filled.pop(shape).stuck_since = None
+
     def in_order(self, resources: ResourceSet, now: Nanos) -> Iterator[tuple[Shape, ReadyQueue]]:
         """Yield each shape whose tasks may be run now. The caller runs what fits before it asks for the next.
 
         A node that has only ever known one shape need not ask.
         """
-        heads = [
-            (_rank(head), head.order, shape, queue) for shape, queue in self.filled.items() if (head := queue.peek()) is not None
-        ]
+        heads = []
+        for shape, queue in list(self.filled.items()):
+            head = queue.peek()
+            if head is None:
+                self.emptied(shape)
+            else:
+                heads.append((_rank(head), head.order, shape, queue))
         heads.sort(key=lambda entry: entry[:2])
         lacking: dict[str, tuple[int, int]] = {}
         for rank, _, shape, queue in heads:

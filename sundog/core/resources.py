@@ -105,11 +105,18 @@ class ResourceSet:
         """Take ``wanted`` if it fits, all of it or nothing; return whether it did."""
         free = self.free
         for name, amount in wanted:
-            if free.get(name, 0) < amount:
+            left = free.get(name, 0) - amount
+            if left < 0:
+                self._put_back(wanted, name)
                 return False
-        for name, amount in wanted:
-            free[name] -= amount
+            free[name] = left
         return True
+
+    def _put_back(self, wanted: Shape, until: str) -> None:
+        for name, amount in wanted:
+            if name == until:
+                return
+            self.free[name] += amount
 
     def overdraw(self, wanted: Shape) -> None:
         """Take ``wanted`` although it does not fit; the excess is counted in ``overdrawn``."""

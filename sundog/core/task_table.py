@@ -41,14 +41,13 @@ class TaskTable:
         self._node, self._here, self._head = node, here, head
         self._now: Nanos = 0
         self.resources = ResourceSet(config.capacity)
-        self.pool = WorkerPool(node, first, self.resources)
+        self.pool = WorkerPool(node, first, self.resources, usual=config.worker_count)
         #: L1.
         self.tasks: dict[TaskID, TaskRecord] = {}
         self._waiting: Dependencies[TaskRecord] = Dependencies()
         self._queues = ReadyQueues()
-        #: Where tasks that became ready are noted, too, if somebody else looks for what does not run at once.
-        self._became_ready: list[TaskRecord] | None = None
         self.pipelines = Pipelines(config, here, self.pool, self.tasks)
+        self._functions = self.pipelines.functions
         self._order = 0
         #: What this step retires.
         self._retired: list[msg.TaskRetired] = []
@@ -59,13 +58,13 @@ class TaskTable:
         self._actions: list[Action] = []
 
     def _take(self, spec: TaskSpec, submitter: Address) -> TaskRecord:
-        self._order += 1
+        self._order = order = self._order + 1
         values, missing = NO_VALUES, NOTHING_MISSING
         if spec.dependencies:
             values = [None] * len(spec.dependencies)
             missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
-        function = self.pipelines.functions.get(spec.function_id)
-        record = TaskRecord(spec, submitter, self._order, function or UNKNOWN_FUNCTION, values, missing)
+        function = self._functions.get(spec.function_id)
+        record = TaskRecord(spec, submitter, order, function or UNKNOWN_FUNCTION, values, missing)
         self.tasks[spec.task_id] = record
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
@@ -106,10 +105,7 @@ class TaskTable:
         if not queue.runs_here and not record.assigned and (not queue.feasible or self.resources.busy_beyond_cpus(shape)):
             self._spill(record)
             return
-        queue.push(record)
-        queues.filled[shape] = queue
-        if self._became_ready is not None:
-            self._became_ready.append(record)
+        queues.push(record, queue)
 
     def _spill(self, record: TaskRecord) -> None:
         set_state(record, _SPILLED)

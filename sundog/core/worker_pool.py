@@ -21,9 +21,9 @@ _IDLE, _LEASED = WorkerState.IDLE, WorkerState.LEASED
 
 
 class WorkerPool:
-    """See the module. Numbers workers from ``first``."""
+    """See the module. Numbers workers from ``first``; ``usual``: how many there are normally."""
 
-    def __init__(self, node: NodeID, first: ProcessID, resources: ResourceSet) -> None:
+    def __init__(self, node: NodeID, first: ProcessID, resources: ResourceSet, usual: int = 0) -> None:
         self._node = node
         self._next = first
         self._resources = resources
@@ -33,8 +33,9 @@ class WorkerPool:
         self.leased: dict[Shape, dict[ProcessID, WorkerRecord]] = {}
         self.blocked: dict[ProcessID, WorkerRecord] = {}
         self.starting_count = 0
-        #: Workers that are there or coming, without those that were asked to leave.
-        self.staying_count = 0
+        self._usual = usual
+        #: How many more workers than usual are there or coming; those that were asked to leave do not count.
+        self.surplus = -usual
 
     def add(self) -> WorkerRecord:
         """Return a new worker in state STARTING."""
@@ -45,7 +46,7 @@ class WorkerPool:
         )
         self.workers[number] = worker
         self.starting_count += 1
-        self.staying_count += 1
+        self.surplus += 1
         return worker
 
     def started(self, worker: WorkerRecord, pid: int, now: Nanos) -> None:
@@ -108,14 +109,14 @@ class WorkerPool:
         """IDLE -> STOPPING."""
         del self.idle[worker.worker]
         worker.state = WorkerState.STOPPING
-        self.staying_count -= 1
+        self.surplus -= 1
 
     def lost(self, worker: WorkerRecord) -> None:
         """The process is gone; what it held is free."""
         del self.workers[worker.worker]
         self.idle.pop(worker.worker, None)
         if worker.state is not WorkerState.STOPPING:
-            self.staying_count -= 1
+            self.surplus -= 1
         if worker.state is WorkerState.STARTING:
             self.starting_count -= 1
         elif worker.state is WorkerState.LEASED:
@@ -147,5 +148,5 @@ class WorkerPool:
                 raise InvariantViolation(f"{name}: {held.get(name, 0)} held, but {free} free (W2)")
         if self.starting_count != sum(w.state is WorkerState.STARTING for w in self.workers.values()):
             raise InvariantViolation("starting_count is wrong")
-        if self.staying_count != sum(w.state is not WorkerState.STOPPING for w in self.workers.values()):
-            raise InvariantViolation("staying_count is wrong")
+        if self.surplus + self._usual != sum(w.state is not WorkerState.STOPPING for w in self.workers.values()):
+            raise InvariantViolation("surplus is wrong")

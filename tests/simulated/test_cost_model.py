@@ -22,7 +22,18 @@ def test_times() -> None:
     assert profile.serialize_time(100) == 100
     assert profile.copy_time(101) == 51
     assert profile.copy_time(100, fresh=True) > profile.copy_time(100)
-    assert FREE.node_time(100, 100) == 0
+    assert FREE.node_time(100, 100, 100, 100) == 0
+
+
+def test_times_of_dependencies_blocks_and_mapping() -> None:
+    profile = Profile(
+        node_turn=10, node_message=3, node_decision=5, node_dependency=100, node_block=1000, submit=7, submit_dependency=20,
+        worker_task=9, worker_dependency=30, copy_bytes_per_second=2 * SECOND, unmapped_copy_bytes_per_second=SECOND // 2,
+    )  # fmt: skip
+    assert profile.node_time(4, 2, dependencies=3, blocks=1) == 1332
+    assert (profile.submit_time(0), profile.submit_time(2)) == (7, 47)
+    assert (profile.task_time(0), profile.task_time(2)) == (9, 69)
+    assert profile.copy_time(1000, unmapped=400) == 300 + 800
 
 
 @pytest.mark.parametrize("settings", [{"node_turn": -1}, {"copy_bytes_per_second": 0}, {"crowded_permille": 1001}])
@@ -47,6 +58,16 @@ def test_the_users_own_profile_comes_before_the_default(tmp_path: Path, monkeypa
     assert load_profile().name == "mine"
 
 
+def test_a_profile_of_format_1_charges_nothing_for_what_it_did_not_measure(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(b'{"format": 1, "name": "old", "submit": 4, "copy_bytes_per_second": 7}')
+    profile = load_profile(path)
+    assert (profile.name, profile.submit, profile.node_turn) == ("old", 4, Profile().node_turn)
+    assert not profile.submit_dependency + profile.node_dependency + profile.worker_dependency
+    assert not profile.node_block + profile.worker_block
+    assert profile.unmapped_copy_bytes_per_second == profile.copy_bytes_per_second == 7
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -54,7 +75,7 @@ def test_the_users_own_profile_comes_before_the_default(tmp_path: Path, monkeypa
         (b'{"node_turn": "fast"}', "Expected `int`, got `str` - at `\\$.node_turn`"),
         (b'{"node_tern": 5}', "unknown field `node_tern`"),
         (b'{"node_turn": -5}', "node_turn=-5 must be at least 0"),
-        (b'{"format": 99}', "has format 99, this version reads 1"),
+        (b'{"format": 99}', "has format 99, this version reads 2"),
     ],
 )
 def test_a_profile_that_cannot_be_read(content: bytes, message: str, tmp_path: Path) -> None:

@@ -135,6 +135,39 @@ def test_nested_calls_are_charged_to_the_worker(simulate: Simulate) -> None:
     assert span == CALL + 2 * 10_000 + 2 * 3000 + 2 * 100 + 3 * 50  # two workers wake, one of them twice
 
 
+@pytest.mark.parametrize(
+    ("costs", "span"),
+    [
+        ({"submit_dependency": 7000}, 2 * 7000),
+        ({"node_dependency": 7000}, 2 * 7000),
+        ({"worker_dependency": 7000}, 2 * 7000),
+        ({"node_block": 7000}, 0),
+        ({"worker_block": 7000}, 0),
+    ],
+    ids=str,
+)
+def test_each_dependency_is_charged(costs: dict[str, Nanos], span: Nanos, simulate: Simulate) -> None:
+    simulate(profile=free(**costs))
+    first, second = sundog.put(1), sundog.put(2)
+    lone()
+    plain, given = took(lone), took(lambda: sundog.get(nothing.remote(first, second, first)))
+    assert plain == BASE
+    assert given - BASE in (span, span - CALL)  # what submitting costs takes the place of the call's microsecond
+
+
+def test_a_body_that_waits_is_charged(simulate: Simulate) -> None:
+    for costs, span in (
+        ({"node_block": 7000}, 7000),
+        ({"worker_block": 7000}, 7000),
+        ({"node_block": 7000, "worker_block": 90}, 7090),
+    ):
+        simulate(profile=free(**costs))
+        sundog.get(parent.remote())
+        assert took(lambda: sundog.get(parent.remote())) == BASE + span
+        assert took(lone) == BASE
+        sundog.shutdown()
+
+
 def test_pickles_take_time_where_they_are_made_and_where_they_are_read(simulate: Simulate) -> None:
     size = 10_000
     for task, ways in ((text, 2), (made, 0)):
@@ -154,7 +187,8 @@ def test_inline_values_take_time_in_every_process_that_they_pass(simulate: Simul
 
 def test_the_store_is_written_at_the_speed_of_its_pages(simulate: Simulate) -> None:
     size = 1000 * KIB
-    simulate(profile=free(copy_bytes_per_second=2 * SECOND, fresh_copy_bytes_per_second=SECOND // 2))
+    speeds = {"copy_bytes_per_second": 2 * SECOND, "unmapped_copy_bytes_per_second": SECOND}
+    simulate(profile=free(**speeds, fresh_copy_bytes_per_second=SECOND // 2))
     kept = []
     fresh = took(lambda: kept.append(sundog.put(bytes(size))))
     kept.clear()
@@ -164,6 +198,8 @@ def test_the_store_is_written_at_the_speed_of_its_pages(simulate: Simulate) -> N
     assert warm == CALL + size // 2
     assert took(lambda: sundog.get(kept[0])) == CALL  # where it lies it can be read
     kept.clear()
+    sundog.sleep(0.01)
+    assert took(lambda: sundog.wait([made.remote(size)])) == BASE + size  # the worker maps what the driver has written
     sundog.sleep(0.01)
     assert took(lambda: sundog.wait([made.remote(size)])) == BASE + size // 2
 
@@ -235,6 +271,18 @@ def test_cores_that_are_hardware_threads_slow_each_other_down() -> None:
         loop.environment.run(until=10_000)
         assert ended == [span] * together
         ended.clear()
+
+
+def test_what_is_computed_occupies_crowded_cores_for_longer(simulate: Simulate) -> None:
+    tenth = nothing.options(duration=0.1)
+    for cores, together, occupied in ((2, 1, 100), (2, 2, 400), (2, 4, 800)):
+        simulate(num_cpus=4, profile=free(cores=cores, crowded_permille=500))
+        lone()
+        shared = current.session.port.node.cores  # type: ignore[union-attr]
+        before = shared.occupied
+        sundog.get([tenth.remote() for _ in range(together)])
+        assert shared.occupied - before == pytest.approx(occupied * MILLISECOND, abs=10_000)
+        sundog.shutdown()
 
 
 def test_a_free_profile_is_no_profile(simulate: Simulate) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import sundog
 from sundog import workloads
-from sundog.backends.simulated.workloads.workload import Submit, Workload, compute, task
+from sundog.backends.simulated.workloads.workload import Get, Submit, Workload, compute, task
 
 Cluster = list[dict[str, Any]]
 ONE: Cluster = [{"num_cpus": 4}]
@@ -34,6 +34,11 @@ def large(size: int, *inputs: object) -> bytes:
 @sundog.remote
 def parent(count: int, duration: float) -> list[Any]:
     return [work.options(duration=duration).remote() for _ in range(count)]
+
+
+@sundog.remote
+def waiting(count: int, duration: float) -> None:
+    sundog.get([work.options(duration=duration).remote() for _ in range(count)])
 
 
 def run_program(program: Callable[[], Any], cluster: Cluster) -> float:
@@ -96,6 +101,16 @@ def nested(duration: float, parents: int, children: int) -> tuple[Workload, Call
     return Workload(tasks, "nested"), program
 
 
+def blocking(duration: float, parents: int, children: int) -> tuple[Workload, Callable[[], Any]]:
+    tasks = []
+    for number in range(parents):
+        called = tuple(range(parents + number * children, parents + (number + 1) * children))
+        tasks.append(task(steps=[Submit(called), Get(called)]))
+    for number in range(parents):
+        tasks += [task(duration, parent=number) for _ in range(children)]
+    return Workload(tasks, "blocking"), lambda: sundog.get([waiting.remote(children, duration) for _ in range(parents)])
+
+
 #: (what, the workload and its program, the cluster, the difference allowed as a part).
 CASES: list[tuple[str, tuple[Workload, Callable[[], Any]], Cluster, float]] = [
     ("300 tasks of 2 ms on a node", independent(0.002, 300), ONE, 0.02),
@@ -104,6 +119,9 @@ CASES: list[tuple[str, tuple[Workload, Callable[[], Any]], Cluster, float]] = [
     ("a chain of 100 empty tasks", chain(0.0, 100), ONE, 0.2),
     ("10 layers of 8 tasks of 3 ms, small values", layers(0.003, 8, 10, 100), ONE, 0.05),
     ("10 layers of 8 tasks of 20 ms, values of 1 MiB", layers(0.020, 8, 10, 1 << 20), ONE, 0.05),
+    ("a chain of 300 empty tasks", chain(0.0, 300), ONE, 0.1),
+    ("40 parents that wait for 10 empty children", blocking(0.0, 40, 10), ONE, 0.1),
+    ("20 parents that wait for 4 children of 2 ms", blocking(0.002, 20, 4), ONE, 0.05),
     ("20 parents of 10 children of 4 ms", nested(0.004, 20, 10), ONE, 0.05),
 ]
 

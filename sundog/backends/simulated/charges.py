@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sundog.backends.serialization import PICKLE
 from sundog.backends.simulated.sim_loop import inline_size
+from sundog.backends.simulated.written_pages import WrittenPages
+from sundog.core.events import GetRequested, WaitRequested
 from sundog.core.messages import ObjectPut, ObjectsReady, TaskSubmitted
 from sundog.core.units import Nanos
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from sundog.core.machine import Fact
     from sundog.core.messages import RunTask
     from sundog.core.task import Value
+
+
+#: What a body asks that waits for objects: its CPUs go to others meanwhile.
+_BLOCKING = (GetRequested, WaitRequested)
 
 
 class Charges:
@@ -50,6 +56,7 @@ class Charges:
         #: When the node was last told anything, and how long the bodies of a function take, as a real worker's loop knows it.
         self._told_at: Nanos = 0
         self._means: dict[FunctionID, Nanos] = {}
+        self._written = WrittenPages()
 
     def charge(self, span: Nanos) -> None:
         """Let the code that runs compute for ``span``; if none of this process does, its next charge is that much more."""
@@ -72,14 +79,17 @@ class Charges:
         if fact is self._charged or fact is None:
             return
         kind = type(fact)
+        dependencies = 0
         if kind is TaskSubmitted:
             value = fact.spec.arguments
+            dependencies = len(fact.spec.dependencies)
         elif kind is ObjectPut:
             value = fact.value
         else:
             return
         self._charged = fact
-        self.charge(self.profile.submit + self._serialized(value) + self.profile.message_time(inline_size(value)))
+        profile = self.profile
+        self.charge(profile.submit_time(dependencies) + self._serialized(value) + profile.message_time(inline_size(value)))
 
     def arrival(self, sender: Address, messages: list[Fact], deliver: Callable[[Address, list[Fact]], None]) -> bool:
         """Tell whether messages take time to be read; ``deliver`` is called with them then, in the order of their coming.
@@ -112,9 +122,12 @@ class Charges:
         if arriving:
             self._cores.compute(arriving[0][0], self._on_arrived)
 
-    def woken(self) -> None:
-        """What code had slept for is there."""
-        self.charge(0 if self._worker else self.profile.driver_wake)
+    def woken(self, fact: Fact) -> None:
+        """What code had slept for is there: the answer to ``fact``."""
+        if self._worker:
+            self.charge(self.profile.worker_block if type(fact) in _BLOCKING else 0)
+        else:
+            self.charge(self.profile.driver_wake)
 
     def wake(self) -> None:
         """A worker had nothing to do and has now."""
@@ -122,7 +135,7 @@ class Charges:
 
     def task_begins(self, run: RunTask, values: Sequence[Value]) -> None:
         """A task is about to be called with ``values``, those of its dependencies."""
-        span = self.profile.worker_task + self._arrived(run.spec.arguments)
+        span = self.profile.task_time(len(values)) + self._arrived(run.spec.arguments)
         for value, sent in zip(values, run.values, strict=True):
             span += self._serialized(value) if sent is None else self._arrived(value)
         self.charge(span)
@@ -151,6 +164,10 @@ class Charges:
         mean = self._means.get(function_id)
         self._means[function_id] = span if mean is None else mean + (span - mean >> self._process.config.mean_shift)
 
+    def writes(self, offset: int, size: int, warm: bool) -> None:
+        """``size`` bytes are about to be copied to ``offset`` of the store; ``warm``: somebody has written there before."""
+        self.charge(self.profile.copy_time(size, not warm, self._written.write(offset, size, warm)))
+
     # -- bytes ------------------------------------------------------------------------------------------------------------------
 
     def _serialized(self, value: Value) -> Nanos:
@@ -170,7 +187,7 @@ class ChargedArena:
 
     def fill(self, offset: int, size: int, warm: bool, segments: Sequence[Any]) -> None:
         """See ``base.Arena``."""
-        self._charges.charge(self._charges.profile.copy_time(size, fresh=not warm))
+        self._charges.writes(offset, size, warm)
         self._arena.fill(offset, size, warm, segments)
 
     def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:

@@ -232,7 +232,7 @@ class ClientProcess(Process):
             while waiter.answer is None:
                 strand.suspend()
             if asleep and self.charges is not None:
-                self.charges.woken()
+                self.charges.woken(fact)
         except BaseException:
             self._abandon(fact.request, waiter)
             raise

@@ -42,6 +42,8 @@ class Cores:
         self._loop = loop
         #: What each of those that compute has received since the beginning, had it always been there; up to ``_at``.
         self._served = 0
+        #: For how long cores were busy, all together, up to ``_at``.
+        self._occupied: Nanos = 0
         self._at: Nanos = 0
         #: (service at its end, number, what is called then) of those that compute.
         self._computing: list[tuple[int, int, Callable[[Event], None]]] = []
@@ -53,6 +55,13 @@ class Cores:
     def computing(self) -> int:
         """How many processes compute. 0 where they do not share cores."""
         return len(self._computing)
+
+    @property
+    def occupied(self) -> Nanos:
+        """For how long cores were busy so far, all together: longer than ``asked`` where crowded ones are slower."""
+        if not self.count:
+            return self.asked
+        return self._occupied + (self._loop.now - self._at) * min(len(self._computing), self.count)
 
     def compute(self, span: Nanos, done: Callable[[Event], None]) -> int:
         """Call ``done(event)`` once a process that begins now has computed for ``span``; return a number for :meth:`stop`."""
@@ -103,8 +112,10 @@ class Cores:
     def _serve(self, together: int) -> None:
         """Count what ``together`` processes have received until now."""
         now = self._loop.now
-        parts = (now - self._at) * _PARTS
+        span = now - self._at
         self._at = now
+        self._occupied += span * min(together, self.count)
+        parts = span * _PARTS
         share, of = self._speed(together)
         self._served += parts * share // of
 

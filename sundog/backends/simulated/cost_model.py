@@ -2,21 +2,24 @@
 
 A profile is measured on a real machine (``python -m sundog calibrate``), or is the documented default. That one is rounded from
 what the benchmarks' budgets allow on two cores: an empty task among many computes for 12 us in the node and 11 in driver and
-worker, one alone takes 100 us from call to value, memcpy into used pages runs at 12 GB/s; how that divides, and what waking
-costs, is guessed. Times are integer nanoseconds, rates bytes a second.
+worker, one alone takes 100 us from call to value, memcpy into used pages runs at 12 GB/s, into pages of another process at 3; how
+that divides, and what waking, dependencies and blocking cost, is guessed. Times are integer nanoseconds, rates bytes a second.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from sundog.backends.simulated.network_model import NetworkModel
 from sundog.core.units import GIB, MICROSECOND, MILLISECOND, SECOND, Nanos
 
-FORMAT = 1
+FORMAT = 2
+#: Profiles of format 1 say nothing of these: what they stand for lay in other costs, or was not measured.
+_SINCE_FORMAT_2 = ("node_dependency", "node_block", "submit_dependency", "worker_dependency", "worker_block")
 
 
 class ProfileError(ValueError):
@@ -42,14 +45,24 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     node_message: Nanos = 3 * MICROSECOND
     #: Each decision where a task runs, on top of its messages.
     node_decision: Nanos = 6 * MICROSECOND
+    #: Each argument that is an object, of a task that it sends to a worker.
+    node_dependency: Nanos = 3 * MICROSECOND
+    #: Each task that says that it waits in ``get`` or ``wait``, on top of its messages: its CPUs go and come back.
+    node_block: Nanos = 5 * MICROSECOND
 
     # -- drivers and workers
     #: ``.remote()`` in the caller: the name, the arguments' pickle, the fact.
     submit: Nanos = 3 * MICROSECOND
+    #: Each argument of it that is an object, and letting go of that once.
+    submit_dependency: Nanos = 2 * MICROSECOND
     #: A small result: from its message to the value.
     receive: Nanos = 3 * MICROSECOND
     #: A task in its worker besides its body: unpacking, calling, packing, reporting.
     worker_task: Nanos = 5 * MICROSECOND
+    #: Each argument of it that is an object.
+    worker_dependency: Nanos = 2 * MICROSECOND
+    #: A body that waits in ``get`` or ``wait``, besides waking: asking, and giving CPUs back.
+    worker_block: Nanos = 5 * MICROSECOND
     #: A driver's client thread, for every packet that comes: waking, reading, stepping.
     driver_turn: Nanos = 5 * MICROSECOND
     #: A driver that slept until an answer came: threads that wake each other, cold caches.
@@ -64,6 +77,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     serialize_bytes_per_second: int = 400_000_000
     #: A value's bytes into pages of the store that were written before: the speed of memcpy.
     copy_bytes_per_second: int = 12_000_000_000
+    #: Into pages that only other processes have written: mapping them is included.
+    unmapped_copy_bytes_per_second: int = 3_000_000_000
     #: Into pages that are fresh.
     fresh_copy_bytes_per_second: int = 1_500_000_000
     #: Inline values through a socket, once into it or once out of it, framing and copies included.
@@ -88,27 +103,40 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def charges_nothing(self) -> bool:
         """Tell whether nothing takes time but bodies, and nobody shares cores; the network and ``worker_start`` do not matter."""
         costs = (
-            self.node_turn, self.node_wake, self.node_message, self.node_decision, self.submit, self.receive, self.worker_task,
+            self.node_turn, self.node_wake, self.node_message, self.node_decision, self.node_dependency, self.node_block,
+            self.submit, self.submit_dependency, self.receive, self.worker_task, self.worker_dependency, self.worker_block,
             self.driver_turn, self.driver_wake, self.worker_wake, self.cores,
         )  # fmt: skip
         rates = (
-            self.serialize_bytes_per_second, self.copy_bytes_per_second, self.fresh_copy_bytes_per_second,
-            self.message_bytes_per_second,
+            self.serialize_bytes_per_second, self.copy_bytes_per_second, self.unmapped_copy_bytes_per_second,
+            self.fresh_copy_bytes_per_second, self.message_bytes_per_second,
         )  # fmt: skip
         return not any(costs) and min(rates) >= _AT_ONCE
 
-    def node_time(self, messages: int, decisions: int) -> Nanos:
-        """Return how long a node's turn takes that hears ``messages`` and makes ``decisions``."""
-        return self.node_turn + messages * self.node_message + decisions * self.node_decision
+    def node_time(self, messages: int, decisions: int, dependencies: int = 0, blocks: int = 0) -> Nanos:
+        """Return how long a node's turn takes that hears ``messages``, of which ``blocks`` say that a task waits, and makes
+        ``decisions`` about tasks that have ``dependencies`` together."""
+        span = self.node_turn + messages * self.node_message + decisions * self.node_decision
+        return span + dependencies * self.node_dependency + blocks * self.node_block
+
+    def submit_time(self, dependencies: int) -> Nanos:
+        """Return how long ``.remote()`` takes with arguments of which ``dependencies`` are objects."""
+        return self.submit + dependencies * self.submit_dependency
+
+    def task_time(self, dependencies: int) -> Nanos:
+        """Return how long a worker takes for a task besides its body."""
+        return self.worker_task + dependencies * self.worker_dependency
 
     def serialize_time(self, size: int) -> Nanos:
         """Return how long it takes to pickle, or unpickle, ``size`` bytes of plain data."""
         return _time(size, self.serialize_bytes_per_second)
 
-    def copy_time(self, size: int, fresh: bool = False) -> Nanos:
-        """Return how long ``size`` bytes take into the store; ``fresh``: into pages never written before."""
-        rate = self.fresh_copy_bytes_per_second if fresh else self.copy_bytes_per_second
-        return _time(size, rate)
+    def copy_time(self, size: int, fresh: bool = False, unmapped: int = 0) -> Nanos:
+        """Return how long ``size`` bytes take into the store; ``fresh``: into pages never written before, else ``unmapped`` of them
+        into pages that only other processes have written."""
+        if fresh:
+            return _time(size, self.fresh_copy_bytes_per_second)
+        return _time(size - unmapped, self.copy_bytes_per_second) + _time(unmapped, self.unmapped_copy_bytes_per_second)
 
     def message_time(self, size: int) -> Nanos:
         """Return how long a process takes to send, or to receive, ``size`` bytes of inline values."""
@@ -125,9 +153,10 @@ _AT_ONCE = 1 << 62
 
 #: Nothing takes time but bodies: for tests, and for questions about policies alone.
 FREE = Profile(
-    name="free", node_turn=0, node_wake=0, node_message=0, node_decision=0, submit=0, receive=0, worker_task=0, driver_turn=0,
-    driver_wake=0, worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
-    fresh_copy_bytes_per_second=_AT_ONCE, message_bytes_per_second=_AT_ONCE,
+    name="free", node_turn=0, node_wake=0, node_message=0, node_decision=0, node_dependency=0, node_block=0, submit=0,
+    submit_dependency=0, receive=0, worker_task=0, worker_dependency=0, worker_block=0, driver_turn=0, driver_wake=0,
+    worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
+    unmapped_copy_bytes_per_second=_AT_ONCE, fresh_copy_bytes_per_second=_AT_ONCE, message_bytes_per_second=_AT_ONCE,
     network=NetworkModel(latency=0, local_latency=0, bandwidth=1024 * GIB),
 )  # fmt: skip
 
@@ -151,12 +180,19 @@ def load_profile(path: str | os.PathLike[str] | None = None) -> Profile:
             return Profile()
         raise ProfileError(f"profile {where}: {error.strerror}; `python -m sundog calibrate` makes one") from None
     try:
-        profile = msgspec.json.decode(content, type=Profile)
+        raw = msgspec.json.decode(content)
+        profile = msgspec.convert(_of_format_1(raw) if isinstance(raw, dict) and raw.get("format") == 1 else raw, Profile)
     except msgspec.MsgspecError as error:
         raise ProfileError(f"profile {where}: {error}; `python -m sundog calibrate` makes a new one") from None
     if profile.format != FORMAT:
         raise ProfileError(f"profile {where} has format {profile.format}, this version reads {FORMAT}: calibrate again")
     return profile
+
+
+def _of_format_1(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return what a profile of format 1 says, in the present one."""
+    copies = raw.get("copy_bytes_per_second", Profile().copy_bytes_per_second)
+    return {**dict.fromkeys(_SINCE_FORMAT_2, 0), "unmapped_copy_bytes_per_second": copies, **raw, "format": FORMAT}
 
 
 def save_profile(profile: Profile, path: str | os.PathLike[str] | None = None) -> Path:

@@ -29,7 +29,7 @@ from sundog.core.events import Asked, FetchFailed, FetchFinished, TasksReclaimed
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
-from sundog.core.messages import FunctionExported, RunTasks, TaskAssigned, TaskFinished
+from sundog.core.messages import FunctionExported, RunTasks, TaskAssigned, TaskBlocked, TaskFinished
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -43,16 +43,20 @@ OBJECT_SERVER = ProcessID((1 << 32) - 1)
 KILLED = -9
 
 
-def decisions(actions: Sequence[Action]) -> int:
-    """Return how often ``actions`` say where a task runs."""
-    count = 0
+def decisions(actions: Sequence[Action]) -> tuple[int, int]:
+    """Return how often ``actions`` say where a task runs, and how many dependencies the tasks that go to workers have."""
+    count = dependencies = 0
     for action in actions:
         kind = type(action)
         if kind is Dispatch:
-            count += len(action.tasks)  # type: ignore[attr-defined]
+            tasks = action.tasks  # type: ignore[attr-defined]
+            count += len(tasks)
+            for run in tasks:
+                if run.values:
+                    dependencies += len(run.values)
         elif kind is Send and type(action.message) is TaskAssigned:  # type: ignore[attr-defined]
             count += 1
-    return count
+    return count, dependencies
 
 
 def _carried(events: Sequence[MachineEvent], actions: Sequence[Action]) -> int:
@@ -220,7 +224,10 @@ class Node(Process):
         """Return how long this turn takes."""
         span = 0
         if self.profile is not None:
-            span = self.profile.node_time(len(events), decisions(actions)) + self.profile.message_time(_carried(events, actions))
+            profile = self.profile
+            count, dependencies = decisions(actions)
+            blocks = sum([type(fact) is TaskBlocked for _, fact in events]) if profile.node_block else 0
+            span = profile.node_time(len(events), count, dependencies, blocks) + profile.message_time(_carried(events, actions))
             if self.loop.now > self._over_at:
                 span += self.profile.node_wake
         if self.slowness != 1000:

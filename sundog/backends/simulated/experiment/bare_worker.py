@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sundog.backends.simulated.workloads.workload import PUT, Compute, Submit, WorkTask
+from sundog.backends.simulated.written_pages import WrittenPages
 from sundog.core import actions as act
 from sundog.core import messages as msg
 from sundog.core.client import Client
@@ -35,8 +36,8 @@ class BareWorker:
 
     __slots__ = (
         "_at", "_client", "_computed", "_extents", "_facts", "_held", "_names", "_outbox", "_requests", "_stopping", "_then",
-        "_timing", "_wanted", "blocked", "counted", "dead", "executor", "experiment", "finished", "index", "loop", "node",
-        "number", "pid", "run", "started", "tokens", "where",
+        "_timing", "_wanted", "_written", "blocked", "counted", "dead", "executor", "experiment", "finished", "index", "loop",
+        "node", "number", "pid", "run", "started", "tokens", "where",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, node: BareNode, number: ProcessID) -> None:
@@ -71,6 +72,7 @@ class BareWorker:
         self._held: list[ObjectID] = []
         self._extents: list[Result] = []
         self._wanted: tuple[ObjectID, ...] = ()
+        self._written: WrittenPages | None = None
 
     # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class BareWorker:
         self.index = run.spec.arguments.format
         experiment.started(self)
         sent = run.values
-        overhead = experiment.profile.worker_task
+        overhead = experiment.profile.task_time(len(sent)) if sent else experiment.profile.worker_task
         if overhead:
             overhead += self._inline_time(values)
         if sent and None in sent:
@@ -283,7 +285,10 @@ class BareWorker:
                 self._facts.append((LOOP, plan.export(one.function)))
             self._facts.append((LOOP, plan.submission(child, names)))
             self._held += plan.object_ids[child]
-        span = experiment.profile.submit * (len(children) - at)
+        profile = experiment.profile
+        span = profile.submit * (len(children) - at)
+        if profile.submit_dependency:
+            span += profile.submit_dependency * sum([plan.dependencies(child) for child in children[at:]])
         if span:
             self._pause(span, self._go_on)
         return bool(span)
@@ -332,7 +337,10 @@ class BareWorker:
         if type(action) is act.ResolveQuestion:
             granted: Any = action.answer
             self._extents.append(Result(Value(granted.size, 0, b"", granted.offset)))
-            self._pause(self.experiment.profile.copy_time(granted.size, not granted.warm), self._then)
+            if self._written is None:
+                self._written = WrittenPages()
+            unmapped = self._written.write(granted.offset, granted.size, granted.warm)
+            self._pause(self.experiment.profile.copy_time(granted.size, not granted.warm, unmapped), self._then)
             return
         if self.blocked:
             self.blocked = False
@@ -349,6 +357,8 @@ class BareWorker:
                 profile = self.experiment.profile
                 inline = sum([value.size for value in distinct.values() if value.offset < 0])
                 span = profile.worker_wake + profile.receive * len(distinct) + profile.message_time(inline)
+                if self.experiment.plan.tasks[self.index].steps:
+                    span += profile.worker_block
                 self._pause(span, self._then)
 
     # --- results --------------------------------------------------------------------------------------------------------

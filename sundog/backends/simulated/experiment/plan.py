@@ -116,6 +116,11 @@ class Plan:
             )
         )  # fmt: skip
 
+    def dependencies(self, index: int) -> int:
+        """Return how many objects a task takes."""
+        inputs = self.tasks[index].inputs
+        return len(inputs) if len(inputs) < 2 else len(set(inputs))
+
     def put(self, index: int, names: IdSequence, offset: int) -> ObjectPut:
         """Return the put of a value; ``offset``: where it lies in the store, -1 if it travels."""
         object_id = names.next_put()

@@ -15,6 +15,7 @@ from simpy.events import Event as SimEvent
 from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Call
 from sundog.backends.simulated.workloads.workload import PUT
+from sundog.backends.simulated.written_pages import WrittenPages
 from sundog.core import actions as act
 from sundog.core import messages as msg
 from sundog.core.client import Client
@@ -53,6 +54,7 @@ class Submitter:
         self._tasks = experiment.plan.tasks
         #: The extent that a put waits for: (task, where it lies once that is known).
         self._putting: tuple[int, int] | None = None
+        self._pages = WrittenPages()
         self._performers: dict[type, Callable[[Any], None]] = {
             act.ResolveQuestion: self._granted,
             act.RejectRequest: lambda action: experiment.failed(f"a put: {action.failure.message}"),
@@ -113,6 +115,7 @@ class Submitter:
         experiment, order, facts, tasks = self.experiment, self.order, self._facts, self._tasks
         plan, measures, began = experiment.plan, experiment.measures, experiment.began
         span = experiment.profile.submit
+        each = experiment.profile.submit_dependency if plan.dependent else 0
         first = at = self._next
         last = min(at + (min(BATCH, -(-SUBMITTED_FOR // span)) if span else BATCH), len(order))
         clock = now - began
@@ -124,6 +127,8 @@ class Submitter:
             at += 1
             measures.submitted(index, clock)
             clock += span
+            if each:
+                clock += each * plan.dependencies(index)
             if experiment.cluster.occurred is not None:
                 experiment.cluster.occurred(Occurrence.SUBMITTED)
             if one.function == PUT:
@@ -140,7 +145,7 @@ class Submitter:
                 facts.append((LOOP, ReferenceDropped(object_id)))
         self._next = at
         experiment.to_submit -= at - first
-        return span * (at - first)
+        return clock - (now - began)
 
     def _put(self, index: int) -> None:
         experiment = self.experiment
@@ -160,7 +165,9 @@ class Submitter:
         self._putting = (index, granted.offset)
         size = self.experiment.plan.tasks[index].outputs[0]
         self.experiment.busy += 1
-        self.loop.call_at(self.loop.now + self.experiment.profile.copy_time(size, not granted.warm), self._written)
+        unmapped = self._pages.write(granted.offset, size, granted.warm)
+        span = self.experiment.profile.copy_time(size, not granted.warm, unmapped)
+        self.loop.call_at(self.loop.now + span, self._written)
 
     def _written(self, _: SimEvent) -> None:
         self.experiment.busy -= 1

@@ -61,29 +61,30 @@ class Waiter:
 class Waiters:
     """The table: request number -> waiter."""
 
-    __slots__ = ("_by_request", "callbacks")
+    __slots__ = ("by_request", "callbacks")
 
     def __init__(self) -> None:
-        self._by_request: dict[int, Waiter] = {}
+        #: Request number -> waiter; for looking whether there are any.
+        self.by_request: dict[int, Waiter] = {}
         #: Whether there ever was a waiter with a callback: one that can be abandoned without its thread.
         self.callbacks = False
 
     def __len__(self) -> int:
-        return len(self._by_request)
+        return len(self.by_request)
 
     def add(self, request: int, waiter: Waiter) -> None:
         """Enter a waiter; entering it again changes nothing."""
-        self._by_request[request] = waiter
+        self.by_request[request] = waiter
         if waiter.done is not None:
             self.callbacks = True
 
     def take(self, request: int) -> Waiter | None:
         """Remove and return the waiter for ``request``, if it is there."""
-        return self._by_request.pop(request, None)
+        return self.by_request.pop(request, None)
 
     def resolve(self, request: int, answer: Action) -> None:
         """Answer ``request``. A thread's waiter stays until the thread takes it; a callback's leaves now."""
-        waiter = self._by_request.get(request)
+        waiter = self.by_request.get(request)
         if waiter is not None:
             if waiter.done is not None:
                 self.take(request)
@@ -91,9 +92,9 @@ class Waiters:
 
     def unanswered(self) -> list[Waiter]:
         """Return those that wait."""
-        return [waiter for waiter in list(self._by_request.values()) if waiter.answer is None]
+        return [waiter for waiter in list(self.by_request.values()) if waiter.answer is None]
 
     def reject_all(self, reason: str) -> None:
         """Fail all that wait: the session is over. Entering and then looking whether it is over misses nothing."""
-        for request in list(self._by_request):
+        for request in list(self.by_request):
             self.resolve(request, RejectRequest(request, Failure(FailureKind.SESSION_CLOSED, reason)))

@@ -42,8 +42,8 @@ class Channel:
     ``epoch`` numbers the connections between the same two processes; both ends give the same.
     """
 
-    __slots__ = ("_blocked", "_broken", "_link", "_packets", "_pieces", "_queue", "_read", "_receive_bytes", "_sock", "_split_at",
-                 "_write", "append", "outbox_bytes")  # fmt: skip
+    __slots__ = ("_broken", "_link", "_packets", "_pieces", "_queue", "_read", "_receive_bytes", "_sock", "_split_at",
+                 "_write", "append", "outbox_bytes", "wants_write")  # fmt: skip
 
     def __init__(self, sock: socket.socket, config: Config, epoch: int = 1) -> None:
         sock.setblocking(False)
@@ -65,7 +65,8 @@ class Channel:
         self._pieces: deque[tuple[bytes, bool]] = deque()
         #: Numbered, not yet taken by the socket.
         self._packets: deque[bytes] = deque()
-        self._blocked = False
+        #: Whether the socket refused a packet: call :meth:`flush` again when it is writable.
+        self.wants_write = False
         self._broken = False
         #: Encoded bytes that the socket has not taken yet.
         self.outbox_bytes = 0
@@ -73,11 +74,6 @@ class Channel:
     def fileno(self) -> int:
         """Return the socket's descriptor, or -1 after :meth:`close`."""
         return self._sock.fileno()
-
-    @property
-    def wants_write(self) -> bool:
-        """Whether the socket refused a packet: call :meth:`flush` again when it is writable."""
-        return self._blocked
 
     def queue(self, messages: Iterable[Fact]) -> None:
         """Append ``messages`` to the outbox; they travel with the next :meth:`flush`."""
@@ -89,10 +85,12 @@ class Channel:
         To a peer that is gone everything is sent: it vanishes, and :meth:`receive` will say that the peer is gone.
         """
         queue = self._queue
-        if self.outbox_bytes or self._broken or len(queue) > FRAME_MESSAGES_MAX:
+        if self.outbox_bytes:
             return self._flush_slowly()
         if not queue:
             return True
+        if self._broken or len(queue) > FRAME_MESSAGES_MAX:
+            return self._flush_slowly()
         frame = _encode(queue)
         if len(frame) > self._split_at or not self._link.room():
             return self._flush_slowly()
@@ -198,13 +196,13 @@ class Channel:
                 self._write(packets[0])
                 self.outbox_bytes -= len(packets.popleft())
         except BlockingIOError:
-            self._blocked = True
+            self.wants_write = True
             return False
         except OSError:
             self._broken = True
             self._drop_outbox()
             return True
-        self._blocked = False
+        self.wants_write = False
         return not self._pieces
 
     def _drop_outbox(self) -> None:
@@ -212,4 +210,4 @@ class Channel:
         self._pieces.clear()
         self._packets.clear()
         self.outbox_bytes = 0
-        self._blocked = False
+        self.wants_write = False

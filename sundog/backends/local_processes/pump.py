@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 from sundog.backends.local_processes.channel import Channel
@@ -70,6 +71,7 @@ class ClientPump:
         self._events_max = config.step_events_max
         self._host: Address = address(NODE, HOST)
         self.client = Client(config, address(NODE, process), self._host, worker=worker)
+        self._next_deadline = self.client.next_deadline
         self.channel = Channel(link, config)
         self.facts: deque[Any] = deque()
         #: Requests whose threads were interrupted.
@@ -113,8 +115,8 @@ class ClientPump:
         self._link_full = False
         self._peer_dead = False
         #: Answers to requests, given once everything else that a turn brought is done.
-        self._answers: deque[Any] = deque()
-        answer = self._answers.append
+        self.answers: deque[Any] = deque()
+        answer = self.answers.append
         self._performers: dict[type, Callable[[Any], None]] = {
             act.ResolveGet: answer,
             act.ResolveWait: answer,
@@ -153,11 +155,14 @@ class ClientPump:
 
         Answers that a turn has left are given first: whoever wakes up then finds the interpreter free at once.
         """
-        deadline = self.client.next_deadline()
+        deadline = self._next_deadline()
         if deadline is not None:
-            left = max(0, deadline - _clock())
-            longest = left if longest is None else min(left, longest)
-        if self._writing != self.channel.wants_write:
+            left = deadline - _clock()
+            if left < 0:
+                left = 0
+            if longest is None or left < longest:
+                longest = left
+        if self._writing is not self.channel.wants_write:
             self._writing = not self._writing
             self._poller.modify(self._link_fd, select.EPOLLIN | (select.EPOLLOUT if self._writing else 0))
         poller = self._poller
@@ -167,14 +172,13 @@ class ClientPump:
             if left > 0:
                 poller = self._unlinked
                 longest = left if longest is None else min(left, longest)
-        self._sleeps += 1
-        self.asleep = self._sleeps
+        self._sleeps = self.asleep = self._sleeps + 1
         try:
             # A driver's facts that nobody wants to leave gather further: its thread looks again soon.
             wanted = self._wanted or self.abandoned or self.handing_over or (self.facts and patience is None)
             if wanted or (woken is not None and woken()):
                 longest = 0
-            if self._answers:
+            if self.answers:
                 self.give_answers()
             ready = poller.poll(None if longest is None else longest / 1_000_000_000)
         finally:
@@ -193,13 +197,11 @@ class ClientPump:
         Return whether anything happened. Answers to requests are kept for :meth:`give_answers` or :meth:`sleep`.
         """
         self._wanted = False
-        events: list[Event] = []
         was_read = self._link_readable
-        room = self._events_max
-        if was_read:
-            self._read(events)
-        elif self._peer_dead:
+        events: list[Event] = self._read() if was_read else []
+        if self._peer_dead and not was_read:
             self.ended = True
+        room = self._events_max
         now = _clock()
         abandoned = list(self.abandoned) if self.abandoned else []
         if len(events) > room:
@@ -207,9 +209,11 @@ class ClientPump:
                 self._perform(self.client.step(now, events[start : start + room]))
             events = events[-(len(events) % room or room) :]
         facts = self.facts
-        waiting = len(facts)
-        taken = min(waiting, room - len(events))
-        events += [(LOOP, facts.popleft()) for _ in range(taken)]
+        taken = waiting = len(facts)
+        if waiting:
+            if waiting > room - len(events):
+                taken = room - len(events)
+            events += zip(repeat(LOOP, taken), iter(facts.popleft, None), strict=False)
         if self.waiters.callbacks:
             for _, fact in events:
                 if type(fact) is RequestAbandoned:
@@ -229,34 +233,36 @@ class ClientPump:
         if events:
             self.turned_at = _clock()
             if self._patience is not None:
-                self._patience.consider(now, self.client.requests.values(), len(self.waiters), was_read=was_read)
+                self._patience.consider(now, self.client.requests.values(), len(self.waiters.by_request), was_read=was_read)
                 self.patient = self._patience.read_at > 0
         if abandoned:
             self.give_answers()
             self._drop(abandoned)
         return bool(events)
 
-    def _read(self, events: list[Event]) -> None:
-        """Read one packet, or where several were left in the socket, those that make a turn."""
+    def _read(self) -> list[Event]:
+        """Read one packet, or where several were left in the socket, those that make a turn; return what they brought."""
         host, route = self._host, self._route
         receive = self.channel.receive
         full = self._link_full
         self._link_readable = self._link_full = False
+        events: list[Event] = []
         while True:
             messages = receive()
             if messages is None:
                 self.ended = True
-            elif route is None:
-                events += [(host, message) for message in messages]
+                return events
+            if route is None:
+                events += zip(repeat(host), messages)
             else:
                 events += [(host, message) for message in messages if not route(message)]
             if not full or not messages or len(events) >= self._events_max >> 1:
-                return
+                return events
 
     def give_answers(self) -> None:
         """Wake those whose requests the last turns answered."""
         resolve = self.waiters.resolve
-        answers = self._answers
+        answers = self.answers
         while answers:
             answer = answers.popleft()
             resolve(answer.request, answer)
@@ -284,7 +290,7 @@ class ClientPump:
                 performers[type(action)](action)
 
     def _due(self, now: Nanos) -> bool:
-        deadline = self.client.next_deadline()
+        deadline = self._next_deadline()
         return deadline is not None and deadline <= now
 
     def _drop(self, abandoned: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any, Protocol
 
 from sundog.backends.effects import HOST_ACTIONS, effect_table, performs
@@ -163,8 +164,7 @@ class TurnLoop:
             else:
                 self.supervisor.link_ended(peer)
             return
-        sender = peer.address
-        self._events += [(sender, message) for message in messages]
+        self._events += zip(repeat(peer.address), messages)
         if peer.channel.wants_write:  # an acknowledgement did not fit
             self._touch(peer)
 

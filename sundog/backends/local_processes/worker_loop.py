@@ -3,10 +3,12 @@
 Whoever holds ``_pumping`` (a lock) may read the link, step the client machine and touch the pipeline. The main thread holds it
 outside bodies and while the body on it blocks in ``ask``; during a body it is free, and the helper thread takes it
 
-* to send what is a millisecond old: results of short tasks before a long one, submissions of a long body;
+* to send what a long body submits, when it is a millisecond old;
+* to send what was there when a body began that was thought to be short and is not, results of tasks before it above all;
 * to wait on behalf of other threads of the task.
 
-Otherwise the helper sleeps on a lock and costs nothing.
+Otherwise the helper sleeps on a lock and costs nothing. While short tasks follow each other the main thread sends by itself, and
+the helper, of which each look takes the interpreter from the bodies, looks seldom whether it still does.
 """
 
 from __future__ import annotations
@@ -42,8 +44,12 @@ SUBMITTED_TOGETHER = 64
 SUBMITTED_FOR: Nanos = 200 * MICROSECOND
 #: Nothing has been sent for this long: the next submission goes at once.
 PAUSE: Nanos = 1 * MILLISECOND
-#: Seconds after which the helper sends what nobody else has sent.
+#: Seconds after which the helper sends what a body had it see to and nobody else has sent.
 HELP_AFTER = 0.001
+#: Seconds between its looks whether the main thread still sends by itself what it leaves unsent when a body begins.
+WATCH_EVERY = 0.004
+#: It does if it had a turn this long ago.
+SENDS_ITSELF: Nanos = 2 * MILLISECOND
 #: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
 HELP_IDLE_MAX = 8
 
@@ -113,6 +119,10 @@ class WorkerPort:
         self._gate = allocate_lock()
         self._gate.acquire()
         self._helper_asleep = False
+        #: It waits for its next look of :data:`WATCH_EVERY`.
+        self._helper_watches = False
+        #: It is to look in :data:`HELP_AFTER`.
+        self._urged = False
         os.register_at_fork(after_in_child=self._forked)
 
     # -- the loop -------------------------------------------------------------------------------------------------------------
@@ -201,16 +211,18 @@ class WorkerPort:
         """One turn of the pump. An exception in it (a bug of ours, or a signal handler of the user's that raises) leaves a
         state that nobody knows: the worker dies, and the node goes on without it."""
         self._stepping = get_ident()
+        pump = self._pump
         try:
-            self._pump.turn()
-            self._pump.give_answers()
+            pump.turn()
+            if pump.answers:
+                pump.give_answers()
         except BaseException:
             import traceback  # only when something went wrong
 
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
         self._stepping = 0
-        if self._pump.ended:
+        if pump.ended:
             os._exit(0)
 
     def _take(self) -> None:
@@ -224,10 +236,11 @@ class WorkerPort:
         """Main thread: a body is about to run, or to go on."""
         self._pumping.release()
         self._main_pumps = False
-        if self._helper_asleep:
-            if self._helper_needed():
-                self._wake_helper()
-        elif self._pump.waiters:
+        pump = self._pump
+        if pump.waiters.by_request:
+            self._wake_helper()
+            return
+        if self._helper_asleep and (self.facts or self.output.touched or pump.channel.wants_write) and self._helper_needed():
             self._wake_helper()
 
     # -- the helper thread ----------------------------------------------------------------------------------------------------
@@ -245,10 +258,12 @@ class WorkerPort:
                 self._helper_asleep = False
                 idle = 0
             idle += 1
-            if self._main_pumps or not self._pump.waiters:
-                gate.acquire(True, HELP_AFTER)
-            if not self._helper_needed():
-                continue
+            if self._main_pumps or not self._pump.waiters.by_request:
+                urged = self._wait_for_look()
+                if not self._helper_needed():
+                    continue
+                if not urged and not self._pump.waiters.by_request and _clock() - self._pump.turned_at < SENDS_ITSELF:
+                    continue
             self.output.flush()
             if self._pumping.acquire(True, HELP_AFTER):
                 try:
@@ -256,12 +271,26 @@ class WorkerPort:
                 finally:
                     self._pumping.release()
 
+    def _wait_for_look(self) -> bool:
+        """Helper: wait until it is time to look, or somebody waits; return whether a body wants what is there to be sent."""
+        if not self._urged:
+            self._helper_watches = True
+            if not self._urged:
+                self._gate.acquire(True, WATCH_EVERY)
+            self._helper_watches = False
+        if not self._urged:
+            return False
+        self._urged = False
+        if not self._pump.waiters.by_request:
+            self._gate.acquire(True, HELP_AFTER)
+        return True
+
     def _pump_for_others(self) -> None:
         """Send what is there; as long as other threads wait, or the socket is full, and the main thread does not, go on."""
         pump = self._pump
         if pump.pending():
             self._turn()
-        while not self._main_pumps and (pump.waiters or pump.channel.wants_write):
+        while not self._main_pumps and (pump.waiters.by_request or pump.channel.wants_write):
             pump.sleep(None, self._main_wants)
             self._turn()
 
@@ -269,7 +298,7 @@ class WorkerPort:
         return self._main_pumps
 
     def _helper_needed(self) -> bool:
-        return not self._main_pumps and bool(self._pump.pending() or self._pump.waiters or self.output.waiting)
+        return not self._main_pumps and bool(self._pump.pending() or self._pump.waiters.by_request or self.output.waiting)
 
     def _wake_helper(self) -> None:
         try:
@@ -279,8 +308,10 @@ class WorkerPort:
 
     def _arm(self) -> None:
         """Something waits to be sent: see that the helper looks in a millisecond, if nobody else has sent it by then."""
-        if self._helper_asleep and not self._main_pumps:
-            self._wake_helper()
+        if not self._main_pumps:
+            self._urged = True  # before the look: the helper looks the other way round
+            if self._helper_asleep or self._helper_watches:
+                self._wake_helper()
 
     # -- base.Port: any thread ------------------------------------------------------------------------------------------------
 

@@ -368,13 +368,12 @@ class Host:
                 last = self._last_output.pop(worker, None) or OutputRead(worker, 2, "", "")
                 actions.append(Send(self._driver, msg.OutputWritten(pid, last.name, last.stream, "", dropped)))
         for index, machine in enumerate(self._machines):
-            if not self._inboxes[index]:
-                if self._due_at[index] <= now:
-                    if index in self._deciders:
-                        self._undecided[index] = None
-                    else:
-                        self._touched[index] = None
-                        self._collect(machine.step(now, ()), actions)
+            if self._due_at[index] <= now and not self._inboxes[index]:
+                if index in self._deciders:
+                    self._undecided[index] = None
+                else:
+                    self._touched[index] = None
+                    self._collect(machine.step(now, ()), actions)
 
     def _decide(self, now: Nanos, actions: list[Action]) -> bool:
         """Nothing more is said: those that have heard something decide. True if they have said something to each other."""

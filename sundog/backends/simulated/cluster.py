@@ -68,7 +68,10 @@ class Cluster:
         """From now on tell ``trace`` of everything, and ``occurred`` of what happens to tasks."""
         self.trace = trace if trace is not None else self.trace
         self.occurred = occurred if occurred is not None else self.occurred
-        self.watched = self.checks or self.log.wanted or self.trace is not None or self.occurred is not None
+        if self.trace is not None or self.occurred is not None:
+            self.watched = True
+            for node in self.nodes.values():
+                node.plain = False
 
     def add(self, node: Node, host: Host, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         """Let a node take its first turn at ``joins``, and die at ``leaves``."""
@@ -81,6 +84,7 @@ class Cluster:
 
     def _join(self, node: Node, host: Host) -> None:
         self.nodes[node.number] = node
+        node.plain = node.plain and not self.watched
         self.hosts[node.number] = host
         self.processes[node.where] = node
         if self.trace is not None:

@@ -149,14 +149,13 @@ class FaultyCluster:
         """See ``FaultTarget``: durations of bodies, starts of workers, and turns of the host."""
         living = self._living(node)
         if living is not None:
-            living.slowness = permille
+            living.slow(permille)
 
     def skew(self, node: NodeID, offset: Nanos) -> None:
         """See ``FaultTarget``: the clock of the host."""
         living = self._living(node)
         if living is not None:
-            living.skew = offset
-            living.turn_soon()  # its deadlines have moved
+            living.set_clock(offset)
 
     def fill_store(self, node: NodeID, permille: int) -> None:
         """See ``FaultTarget``: as far as there is room in one piece."""

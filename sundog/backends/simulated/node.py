@@ -151,6 +151,8 @@ class Node(Process):
         self.cores = None if self.profile is None else Cores(cluster.loop, self.profile.cores, self.profile.crowded_permille)
         #: How long it has computed so far, in all.
         self.spent: Nanos = 0
+        #: How many turns have taken time.
+        self.turns = 0
         #: When its last turn ended: one that begins later finds it asleep.
         self._over_at: Nanos = -1
         #: What the turn under way will do at its end: a node does one thing at a time.
@@ -163,6 +165,8 @@ class Node(Process):
         self._fetches: dict[int, StartFetch] = {}
         self._effects = effect_table(self, CLUSTER_ACTIONS)
         self._room = config.step_events_max
+        #: Its turns are steps of its host and nothing else: nothing looks on, takes time, or is wrong with it, nor ever was.
+        self.plain = self.profile is None and not cluster.watched
 
     def wanted_at(self) -> Nanos | None:
         """See ``Process``."""
@@ -214,6 +218,7 @@ class Node(Process):
     def _act_after(self, span: Nanos, actions: Sequence[Action]) -> None:
         """Do what a turn said once it has taken its time."""
         self.spent += span
+        self.turns += 1
         self._acting = actions
         if self.cores is not None:
             self.cores.compute(span, self._act_late)
@@ -276,12 +281,25 @@ class Node(Process):
         elif self.inbox:
             self.turn_soon()
 
+    def slow(self, permille: int) -> None:
+        """From now on take so many thousandths of the usual time for everything."""
+        self.plain = False
+        self.slowness = permille
+
+    def set_clock(self, skew: Nanos) -> None:
+        """From now on let the host's clock be off by ``skew``."""
+        self.plain = False
+        self._clock = max(self._clock, self.loop.now + self.skew)
+        self.skew = skew
+        self.turn_soon()  # its deadlines have moved
+
     def slowed(self, span: Nanos) -> Nanos:
         """Return how long takes here what usually takes ``span``."""
         return span * self.slowness // 1000
 
     def pause(self) -> None:
         """Do nothing, as a stopped process, until as many :meth:`go_on`. What arrives waits."""
+        self.plain = False
         self.pauses += 1
 
     def go_on(self) -> None:

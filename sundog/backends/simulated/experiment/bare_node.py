@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from heapq import heappush
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,11 @@ from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.network import Network
 from sundog.backends.simulated.node import Node, NodeWorker, Store
 from sundog.backends.simulated.sim_loop import wire_size
-from sundog.core.actions import Dispatch, StartFetch
+from sundog.core.actions import Dispatch, Send, StartFetch
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ProcessID, address
-from sundog.core.machine import Fact
+from sundog.core.machine import Action, Fact
+from sundog.core.messages import RunTasks
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ class BareNode(Node):
         else:
             for message in messages:
                 self.inbox.append((sender, message))
-        if not self._turn_due:
-            self.turn_soon()
+        if not self._turn_due and self._acting is None and not self.pauses:
+            self._turn_due = True
+            self._turns.append(self)
 
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
@@ -131,16 +133,40 @@ class BareNode(Node):
     def take_turn(self) -> None:
         """The turn has come."""
         self._turn_due = False
-        if not self.dead:
+        if self.dead:
+            return
+        if not self.plain or len(self.inbox) > self._room:
             self.turn()
+            return
+        events, self.inbox = self.inbox, []
+        now: Nanos = self.environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+        actions = self.host.step(now, events)
+        if actions:
+            self._act(actions)
+        due = self.host.next_deadline()
+        if due is not None and (self._timer is None or due < self._timer or self._timer <= now):
+            self.rearm()
 
     def rearm(self) -> None:
-        """See ``Process``: nearly always a timer is set already."""
-        due = self.host.next_deadline()
-        if due is not None:
-            timer = self._timer
-            if timer is None or due - self.skew < timer or timer <= self.environment._now:
-                super().rearm()
+        """See ``Process``."""
+        if not self.dead:
+            super().rearm()
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        """See ``Node``; nearly always it is one action."""
+        if len(actions) == 1:
+            action = actions[0]
+            if type(action) is Send:
+                self.send(self.where, action.to, [action.message])
+                return
+            if type(action) is Dispatch:
+                worker = self.workers.get(action.worker)
+                if worker is not None:
+                    worker.tokens += len(action.tasks)
+                    self.measures.decisions += len(action.tasks)
+                    self.send(self.where, worker.where, [RunTasks(action.tasks, action.forget_through)])
+                return
+        super()._act(actions)
 
     def _on_timer(self, event: Event) -> None:
         """See ``Process``. Its turn comes with those of all others at this instant."""

@@ -350,15 +350,15 @@ class Experiment:
         environment: Environment = self.loop.environment
         queue, turns = environment._queue, self._turns
         events = steps = 0
+        now = environment._now
         for _ in range(count):
-            if self.over:
-                break
-            if turns and (not queue or queue[0][0] > environment._now):
+            if turns and (not queue or queue[0][0] > now):
                 steps += 1
                 turns.popleft().take_turn()
-            elif queue:
+            elif queue and not self.over:
                 events += 1
                 environment._now, _, _, event = heappop(queue)
+                now = environment._now
                 for callback in event.callbacks:  # which SimPy would take away: nobody waits for an event here
                     callback(event)
             else:

@@ -6,7 +6,8 @@ It learns of nothing but failures. Its client machine is that of any driver.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from simpy.events import NORMAL
@@ -14,13 +15,13 @@ from simpy.events import Event as SimEvent
 
 from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Call
-from sundog.backends.simulated.workloads.workload import PUT
+from sundog.backends.simulated.workloads.workload import PUT, WorkTask
 from sundog.backends.simulated.written_pages import WrittenPages
 from sundog.core import actions as act
 from sundog.core import messages as msg
 from sundog.core.client import Client
 from sundog.core.events import Asked, ReferenceDropped
-from sundog.core.ids import DRIVER, LOOP, Address, IdSequence, address, return_ids, root_task_id
+from sundog.core.ids import DRIVER, LOOP, Address, IdSequence, ObjectID, address, return_ids, root_task_id
 from sundog.core.machine import Event, Fact
 from sundog.core.units import MICROSECOND, Nanos
 
@@ -51,7 +52,9 @@ class Submitter:
         self._due = False
         #: What was submitted travels with the next turn.
         self._leaving = False
+        self._plan = experiment.plan
         self._tasks = experiment.plan.tasks
+        self._environment = self.loop.environment
         #: The extent that a put waits for: (task, where it lies once that is known).
         self._putting: tuple[int, int] | None = None
         self._pages = WrittenPages()
@@ -85,13 +88,14 @@ class Submitter:
     def _turn_at(self, when: Nanos | None) -> None:
         if when is not None and not self._due:
             self._due = True
-            environment = self.loop.environment
-            wait = when - environment._now
-            environment.schedule(Call(environment, self._turn), NORMAL, wait if wait > 0 else 0)
+            environment = self._environment
+            now: Nanos = environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+            call = Call(environment, self._turn)
+            heappush(environment._queue, (max(when, now), NORMAL, next(environment._eid), call))  # as schedule() does, with no call
 
     def _turn(self, _: SimEvent) -> None:
         self._due = False
-        now = self.loop.now
+        now: Nanos = self._environment._now  # type: ignore[assignment]
         if self._leaving:
             self._leaving = False
             self._step([])
@@ -112,40 +116,48 @@ class Submitter:
 
     def _submit(self, now: Nanos) -> Nanos:
         """Submit what is due, and what becomes due meanwhile; return how long that takes."""
-        experiment, order, facts, tasks = self.experiment, self.order, self._facts, self._tasks
-        plan, measures, began = experiment.plan, experiment.measures, experiment.began
+        experiment, order, tasks, plan = self.experiment, self.order, self._tasks, self._plan
         span = experiment.profile.submit
         each = experiment.profile.submit_dependency if plan.dependent else 0
         first = at = self._next
         last = min(at + (min(BATCH, -(-SUBMITTED_FOR // span)) if span else BATCH), len(order))
-        clock = now - began
+        began = now - experiment.began
+        clock = began
         while at < last:
             index = order[at]
             one = tasks[index]
             if one.submitted_at > clock or (one.function == PUT and at > first and span):
                 break
             at += 1
-            measures.submitted(index, clock)
+            experiment.measures.submitted(index, clock)
             clock += span
             if each:
                 clock += each * plan.dependencies(index)
             if experiment.cluster.occurred is not None:
                 experiment.cluster.occurred(Occurrence.SUBMITTED)
-            if one.function == PUT:
+            if one.function != PUT:
+                self._submit_task(index, one)
+            else:
                 self._put(index)
                 if self._putting is not None:
                     break
-                continue
-            if one.function not in self.node.exported:
-                self.node.exported[one.function] = None
-                facts.append((LOOP, plan.export(one.function)))
-            fact = plan.submission(index, self._names)
-            facts.append((LOOP, fact))
-            for object_id in plan.let_go(index) if plan.dependent else return_ids(fact.spec.task_id, fact.spec.return_count):
-                facts.append((LOOP, ReferenceDropped(object_id)))
         self._next = at
         experiment.to_submit -= at - first
-        return clock - (now - began)
+        return clock - began
+
+    def _submit_task(self, index: int, one: WorkTask) -> None:
+        plan, facts = self._plan, self._facts
+        if one.function not in self.node.exported:
+            self.node.exported[one.function] = None
+            facts.append((LOOP, plan.export(one.function)))
+        fact = plan.submission(index, self._names)
+        facts.append((LOOP, fact))
+        if plan.dependent:
+            gone: Iterable[ObjectID] = plan.let_go(index)
+        else:
+            gone = return_ids(fact.spec.task_id, fact.spec.return_count)
+        for object_id in gone:
+            facts.append((LOOP, ReferenceDropped(object_id)))
 
     def _put(self, index: int) -> None:
         experiment = self.experiment
@@ -192,7 +204,7 @@ class Submitter:
         events += facts
         if not events:
             return
-        now = self.loop.now
+        now: Nanos = self._environment._now  # type: ignore[assignment]
         actions = self.client.step(now, events)
         if self.node.log.wanted:
             self.node.log.client_turn(now, self.where, events, actions)

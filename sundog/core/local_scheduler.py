@@ -186,8 +186,8 @@ class LocalScheduler(TaskTable):
         while (record := queue.peek()) is not None:
             worker = pool.lease(shape)
             if worker is None:
-                pipelines.deepen(shape, queue, now)
-                return not pool.idle and queue.peek() is not None and self.resources.fits(shape)
+                pipelines.deepen(shape, queue, record, now)
+                return not pool.idle and self.resources.fits(shape) and queue.peek() is not None
             pipelines.assign(worker, record, now)
         self._queues.emptied(shape)
         return False
@@ -203,9 +203,8 @@ class LocalScheduler(TaskTable):
 
     def _on_task_submitted(self, sender: Address, fact: msg.TaskSubmitted) -> None:
         self._take(fact.spec, sender)
-        if len(self.tasks) > self._unfinished_max and sender not in self._paused:
-            self._paused[sender] = None
-            self._actions.append(Send(sender, msg.SubmissionsPaused(True)))
+        if len(self.tasks) > self._unfinished_max or self.argument_bytes > self._bytes_max:
+            self._pause(sender)
 
     def _on_task_assigned(self, sender: Address, fact: msg.TaskAssigned) -> None:
         record = self.tasks.get(fact.spec.task_id)
@@ -255,8 +254,8 @@ class LocalScheduler(TaskTable):
             self._again(record)
         else:
             self._retire(record, fact.results, sender)
-        if not worker.pipeline:
-            self._settle(worker)
+        if not worker.pipeline and worker.state is _LEASED and not worker.forgetting and not worker.reclaiming:
+            self._release(worker)
 
     def _charge(self, record: TaskRecord) -> None:
         record.starts += 1
@@ -274,6 +273,9 @@ class LocalScheduler(TaskTable):
         """If the worker's pipeline is empty, what it holds is free."""
         if worker.pipeline or worker.state is not _LEASED or worker.forgetting or worker.reclaiming:
             return
+        self._release(worker)
+
+    def _release(self, worker: WorkerRecord) -> None:
         self.pool.release(worker, self._now)
         if worker.retiring:
             self.pool.stop(worker)
@@ -447,3 +449,4 @@ class LocalScheduler(TaskTable):
         self.resources.check_invariants()
         self.pool.check_invariants()
         check_tasks(self.tasks, self.pool.workers.values())
+        self._check_argument_bytes()

@@ -166,11 +166,11 @@ class Pipelines:
                 oldest = producer.sequence
         return oldest
 
-    def deepen(self, shape: Shape, queue: ReadyQueue, now: Nanos) -> None:
-        """Spread ready tasks of ``shape`` over the pipelines of the workers that hold it, evenly, as far as there is room."""
+    def deepen(self, shape: Shape, queue: ReadyQueue, record: TaskRecord, now: Nanos) -> None:
+        """Spread ready tasks of ``shape``, of which ``record`` is the next, over the pipelines of the workers that hold it, evenly,
+        as far as there is room."""
         group = self._pool.leased.get(shape)
-        record = queue.peek()
-        if not group or record is None:
+        if not group:
             return
         share = -(-len(queue) // len(group))
         for worker in group.values():
@@ -180,9 +180,10 @@ class Pipelines:
                 continue
             for _ in range(share):
                 self.assign(worker, record, now)
-                record = queue.peek()
-                if record is None:
+                following = queue.peek()
+                if following is None:
                     return
+                record = following
                 if worker.retiring or not self._room(worker, record):
                     break
 

@@ -13,6 +13,7 @@ from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.dependencies import Dependencies
+from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
 from sundog.core.journal import Journal
 from sundog.core.machine import Action
@@ -28,6 +29,8 @@ from sundog.core.worker_pool import WorkerPool
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
 _DISPATCHED, _FINISHED = TaskState.DISPATCHED, TaskState.FINISHED
+#: The offset of a value whose bytes travel with it.
+INLINE = -1
 #: Stands in the record of a task whose function was never exported, while it fails.
 UNKNOWN_FUNCTION = FunctionRecord("", Value(0))
 
@@ -37,7 +40,7 @@ class TaskTable:
 
     def __init__(self, config: Config, node: NodeID, here: Address, head: Address, first: ProcessID) -> None:
         self._config = config
-        self._unfinished_max = config.submitted_unfinished_max
+        self._unfinished_max, self._bytes_max = config.submitted_unfinished_max, config.submitted_bytes_max
         self._node, self._here, self._head = node, here, head
         self._now: Nanos = 0
         self.resources = ResourceSet(config.capacity)
@@ -51,6 +54,8 @@ class TaskTable:
         self._order = 0
         #: What this step retires.
         self._retired: list[msg.TaskRetired] = []
+        #: Bytes of the arguments of unfinished tasks, as far as they are in their specs.
+        self.argument_bytes = 0
         #: Clients that were told to wait with submitting.
         self._paused: dict[Address, None] = {}
         #: Who was born and who is gone, for the control store; None when nobody asks.
@@ -66,6 +71,9 @@ class TaskTable:
         function = self._functions.get(spec.function_id)
         record = TaskRecord(spec, submitter, order, function or UNKNOWN_FUNCTION, values, missing)
         self.tasks[spec.task_id] = record
+        arguments = spec.arguments
+        if arguments.size and arguments.offset == INLINE:
+            self.argument_bytes += arguments.size
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
         if function is None:
@@ -137,17 +145,31 @@ class TaskTable:
             record.state = _FINISHED
         else:
             set_state(record, _FINISHED)
-        del self.tasks[record.spec.task_id]
+        spec = record.spec
+        del self.tasks[spec.task_id]
+        arguments = spec.arguments
+        if arguments.size and arguments.offset == INLINE:
+            self.argument_bytes -= arguments.size
         if self.journal is not None:
             ran = self._now - record.dispatched_at if record.sequence else 0
             worker = process_of(writer) if writer != self._here else None
             self.journal.tasks_gone.append(epitaph(record, results, ran, worker, self._node))
-        self._retired.append(msg.TaskRetired(record.spec, results, writer))
+        self._retired.append(msg.TaskRetired(spec, results, writer))
         if record.assigned:
             self._end_assigned(record)
-        if self._paused and len(self.tasks) <= self._config.submitted_unfinished_max * 9 // 10:
-            for client in self._paused:
-                self._actions.append(Send(client, msg.SubmissionsPaused(False)))
+        if self._paused:
+            self._go_on()
+
+    def _pause(self, client: Address) -> None:
+        """Too much is unfinished: the client is to wait with submitting."""
+        if client not in self._paused:
+            self._paused[client] = None
+            self._actions.append(Send(client, msg.SubmissionsPaused(True)))
+
+    def _go_on(self) -> None:
+        """Once enough has ended, let those submit again that wait with it."""
+        if 10 * len(self.tasks) <= 9 * self._unfinished_max and 10 * self.argument_bytes <= 9 * self._bytes_max:
+            self._actions += [Send(client, msg.SubmissionsPaused(False)) for client in self._paused]
             self._paused = {}
 
     def _end_assigned(self, record: TaskRecord) -> None:
@@ -175,3 +197,9 @@ class TaskTable:
                     self.pipelines.may_follow(producer.worker, record)
         else:
             self._to_ready(record)
+
+    def _check_argument_bytes(self) -> None:
+        specs = [record.spec for record in self.tasks.values()]
+        counted = sum([spec.arguments.size for spec in specs if spec.arguments.offset == INLINE])
+        if counted != self.argument_bytes:
+            raise InvariantViolation(f"unfinished tasks have {counted} bytes of arguments, not {self.argument_bytes}")

@@ -214,6 +214,16 @@ def test_a_large_task_is_not_starved_by_small_ones() -> None:
     assert ran < 20
 
 
+def test_patience_begins_anew_with_another_task_that_finds_no_room() -> None:
+    scheduler = Scheduler(config(cpus=2))
+    scheduler.submit(submitted(1), submitted(2), submitted(50, resources=CPUS_2))
+    scheduler.hear((AT_DRIVER, msg.CancelRequested(1, (returned(50),))))
+    scheduler.hear(finished(1, worker=3), after=30 * MILLISECOND)
+    assert runs(scheduler.submit(submitted(51, resources=CPUS_2), submitted(3))) == [(3, "f3")]
+    scheduler.hear(finished(3, worker=3), after=30 * MILLISECOND)
+    assert runs(scheduler.submit(submitted(4))) == [], "now it has been patient for long"
+
+
 def test_tasks_of_a_shape_that_fits_go_ahead_of_those_that_do_not_yet() -> None:
     scheduler = Scheduler(config(cpus=2, gpus=1))
     scheduler.submit(submitted(1, resources=GPU_1))
@@ -367,6 +377,25 @@ def test_submissions_are_paused_above_a_bound_and_go_on_below_nine_tenths() -> N
     for number in range(1, 3):
         assert said(scheduler.hear(finished(number)), msg.SubmissionsPaused) == []
     assert said(scheduler.hear(finished(3)), msg.SubmissionsPaused) == [msg.SubmissionsPaused(False)]
+
+
+def test_submissions_are_paused_above_a_bound_of_argument_bytes_and_go_on_below_nine_tenths() -> None:
+    def large(number: int) -> Event:
+        return (AT_DRIVER, submitted(number, arguments=Value(100, data=bytes(100))))
+
+    scheduler = Scheduler(config(cpus=1, submitted_bytes_max=1000))
+    actions = scheduler.hear(*[large(n) for n in range(1, 11)])
+    assert said(actions, msg.SubmissionsPaused) == [], "not above it"
+    in_arena = (AT_DRIVER, submitted(50, arguments=arena(0, 5000)))
+    nothing = (AT_DRIVER, submitted(51, arguments=Value(0)))
+    assert said(scheduler.hear(in_arena, nothing), msg.SubmissionsPaused) == [], "neither takes memory of the node's own"
+    assert said(scheduler.hear(large(11), large(12)), msg.SubmissionsPaused) == [msg.SubmissionsPaused(True)], "once"
+    for number in range(1, 3):
+        assert said(scheduler.hear(finished(number)), msg.SubmissionsPaused) == []
+    assert said(scheduler.hear(finished(3)), msg.SubmissionsPaused) == [msg.SubmissionsPaused(False)]
+    for number in range(4, 13):
+        scheduler.hear(finished(number))
+    assert scheduler.machine.argument_bytes == 0
 
 
 # -- unheld children ------------------------------

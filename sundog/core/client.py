@@ -44,14 +44,9 @@ from sundog.core.units import Nanos, seconds
 
 #: Facts that go to the node as they are.
 _FORWARDED = (
-    msg.FunctionExported,
-    msg.IDsEscaped,
-    msg.ExtentReturned,
-    msg.TaskFinished,
-    msg.TaskSkipped,
-    msg.TasksDropped,
+    msg.FunctionExported, msg.IDsEscaped, msg.ExtentReturned, msg.TaskFinished, msg.TaskSkipped, msg.TasksDropped,
     msg.SessionEnding,
-)
+)  # fmt: skip
 #: Answers that name their request.
 _ANSWERS = (msg.ExtentGranted, msg.CancelAnswered, msg.TableGiven)
 #: What a driver shows to people.
@@ -86,11 +81,11 @@ class Client:
         self._now: Nanos = 0
         self._closed: str | None = None
         self._taken: list[ObjectID] = []
-        self._unreferenced: dict[ObjectID, None] = {}
+        #: IDs whose last reference is gone, if no other was born in the same step; perhaps one twice.
+        self._unreferenced: list[ObjectID] = []
         self._pins: list[ObjectID] = []
         self._wanted: list[ObjectID] = []
         self._watched: list[ObjectID] = []
-        self._messages: list[Fact] = []
         self._actions: list[Action] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             bytes: self._on_reference_born,
@@ -123,7 +118,7 @@ class Client:
         handlers = self._handlers
         for _, fact in events:
             handlers[type(fact)](fact)
-        if self._deadlines:
+        if self.requests:
             for key in self._deadlines.pop_due(now):
                 self._on_deadline(*key)
         return self._speak()
@@ -140,36 +135,38 @@ class Client:
 
     def _speak(self) -> list[Action]:
         """Turn what this step gathered into actions, in the order that P4 needs: holds, messages, pins, releases."""
-        gathered: list[Fact] = []
+        actions = self._actions
         if self._taken:
-            gathered.append(msg.HoldsTaken(tuple(self._taken)))
+            actions.insert(0, Send(self._host, msg.HoldsTaken(tuple(self._taken))))
             self._taken = []
-        if self._messages:
-            gathered += self._messages
-            self._messages = []
         if self._wanted:
-            gathered.append(msg.ObjectsWanted(tuple(self._wanted), deliver=True))
+            actions.append(Send(self._host, msg.ObjectsWanted(tuple(self._wanted), deliver=True)))
             self._wanted = []
         if self._watched:
-            gathered.append(msg.ObjectsWanted(tuple(self._watched), deliver=False))
+            actions.append(Send(self._host, msg.ObjectsWanted(tuple(self._watched), deliver=False)))
             self._watched = []
         if self._pins:
-            gathered.append(msg.PinsReturned(tuple(self._pins)))
+            actions.append(Send(self._host, msg.PinsReturned(tuple(self._pins))))
             self._pins = []
         if self._unreferenced:
-            references, forget = self.references, self.known.forget
-            released = [o for o in self._unreferenced if references.get(o) == 0]
-            self._unreferenced = {}
-            if released:
-                for object_id in released:
-                    del references[object_id]
-                    forget(object_id)
-                gathered.append(msg.HoldsReleased(tuple(released)))
-        if self._closed is None:
-            host = self._host
-            self._actions += [Send(host, message) for message in gathered]
-        actions, self._actions = self._actions, []
+            self._let_go()
+        if self._closed is not None:
+            actions = [action for action in actions if type(action) is not Send]
+        self._actions = []
         return actions
+
+    def _let_go(self) -> None:
+        """Forget the IDs that have no reference any more, and say so."""
+        references, released = self.references, []
+        for object_id in self._unreferenced:
+            if references.get(object_id) == 0:
+                del references[object_id]
+                released.append(object_id)
+        self._unreferenced = []
+        if released:
+            if self.known.values or self.known.kept:
+                self.known.forget(released)
+            self._actions.append(Send(self._host, msg.HoldsReleased(tuple(released))))
 
     # -- references ------------------------------
 
@@ -188,7 +185,7 @@ class Client:
             return  # its birth was interrupted before the node was told
         self.references[object_id] = count - 1
         if count == 1:
-            self._unreferenced[object_id] = None
+            self._unreferenced.append(object_id)
 
     def _on_task_submitted(self, fact: msg.TaskSubmitted) -> None:
         references, spec = self.references, fact.spec
@@ -198,18 +195,18 @@ class Client:
         else:
             for object_id in return_ids(spec.task_id, spec.return_count):
                 references[object_id] = references.get(object_id, 0) + 1
-        self._messages.append(fact)
+        self._actions.append(Send(self._host, fact))
 
     def _on_object_put(self, fact: msg.ObjectPut) -> None:
         self.references[fact.object_id] = self.references.get(fact.object_id, 0) + 1
         self.known.remember(fact.object_id, fact.value)
-        self._messages.append(fact)
+        self._actions.append(Send(self._host, fact))
 
     def _on_pin_dropped(self, fact: ev.PinDropped) -> None:
         self._pins.append(fact.object_id)
 
     def _forward(self, fact: Fact) -> None:
-        self._messages.append(fact)
+        self._actions.append(Send(self._host, fact))
 
     # -- requests ------------------------------
 
@@ -252,7 +249,7 @@ class Client:
             return
         if fact.deadline is not None and fact.deadline <= self._now:
             self._polls[fact.request] = fact.request
-            self._messages.append(msg.ObjectsPolled(fact.request, tuple(missing)))
+            self._actions.append(Send(self._host, msg.ObjectsPolled(fact.request, tuple(missing))))
             return
         self._watch(missing)
         self._waits[fact.request] = request
@@ -284,7 +281,7 @@ class Client:
             request.blocked = True
             count = len(request.missing) - request.missing_allowed
             missing = tuple(request.missing)
-            self._messages.append(msg.TaskBlocked(request.task, number, missing, count, request.deliver))
+            self._actions.append(Send(self._host, msg.TaskBlocked(request.task, number, missing, count, request.deliver)))
 
     def _on_request_abandoned(self, fact: ev.RequestAbandoned) -> None:
         request = self.requests.get(fact.request)
@@ -292,7 +289,7 @@ class Client:
             self._forget(fact.request)
             self._return_unread(request)
             if request.blocked and request.task is not None:
-                self._messages.append(msg.ResumeRequested(request.task, fact.request))  # the task goes on
+                self._actions.append(Send(self._host, msg.ResumeRequested(request.task, fact.request)))  # the task goes on
         self._questions.pop(fact.request, None)
 
     def _return_unread(self, request: Request) -> None:
@@ -302,7 +299,7 @@ class Client:
     def _on_asked(self, fact: ev.Asked) -> None:
         if not self._refuse(fact.request):
             self._questions[fact.request] = None
-            self._messages.append(fact.question)
+            self._actions.append(Send(self._host, fact.question))
 
     def _refuse(self, number: int) -> bool:
         """Reject at once if the session is over."""
@@ -388,7 +385,7 @@ class Client:
         if self._questions.pop(fact.request, 0) is None:
             self._actions.append(ResolveQuestion(fact.request, fact))
         elif type(fact) is msg.ExtentGranted:
-            self._messages.append(msg.ExtentReturned(fact.offset))  # the asking thread was interrupted
+            self._actions.append(Send(self._host, msg.ExtentReturned(fact.offset)))  # the asking thread was interrupted
 
     def _on_extent_refused(self, fact: msg.ExtentRefused) -> None:
         if self._questions.pop(fact.request, 0) is None:
@@ -436,7 +433,7 @@ class Client:
             return
         request.expired = True
         if request.blocked and request.task is not None:
-            self._messages.append(msg.ResumeRequested(request.task, number))
+            self._actions.append(Send(self._host, msg.ResumeRequested(request.task, number)))
         else:
             self._finish(number, request)
 
@@ -444,18 +441,17 @@ class Client:
         if not request.explaining:
             request.explaining = True
             missing = [o for o, _ in zip(request.missing, range(_EXPLAINED_MAX), strict=False)]
-            self._messages.append(msg.ExplanationRequested(number, tuple(missing)))
+            self._actions.append(Send(self._host, msg.ExplanationRequested(number, tuple(missing))))
 
     def _finish(self, number: int, request: Request) -> None:
         """The request's waiting is over: by readiness, or because its time is up."""
         if request.deliver and request.missing:
-            if len(request.missing) > 0 and request.expired:
+            if request.expired:
                 self._explain(number, request)  # rejected when the explanation comes
             return
         self._forget(number)
         if request.deliver:
-            values = request.values
-            self._actions.append(ResolveGet(number, tuple([values[o] for o in request.object_ids])))
+            self._actions.append(ResolveGet(number, tuple(map(request.values.__getitem__, request.object_ids))))
         else:
             wanted = len(request.object_ids) - request.missing_allowed
             ready = filterfalse(request.missing.__contains__, request.object_ids)
@@ -463,12 +459,15 @@ class Client:
 
     def _forget(self, number: int) -> None:
         request = self.requests.pop(number)
-        self._polls.pop(number, None)
-        self._waits.pop(number, None)
-        for object_id in request.missing if request.deliver else ():  # it is given up
-            if number in (waiting := self._delivering.get(object_id, [])):
-                waiting.remove(number)
-        self._deadlines.cancel((number, "expired"))
+        if not request.deliver:
+            self._polls.pop(number, None)
+            self._waits.pop(number, None)
+        elif request.missing:  # it is given up
+            for object_id in request.missing:
+                if number in (waiting := self._delivering.get(object_id, [])):
+                    waiting.remove(number)
+        if request.deadline is not None:
+            self._deadlines.cancel((number, "expired"))
         self._deadlines.cancel((number, "stuck"))
 
     def _end(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The object manager of a node in a cluster: it also knows what other nodes have, brings it here, and lends what is here.
+"""The object manager of a node in a cluster: it also knows what other nodes have. (``lent_objects`` brings it here.)
 
 What :class:`~sundog.core.object_manager.ObjectManager` does not do, and a node alone never pays for. An ID that never left its
 node is never told to the directory. One that did is *shared*:
@@ -22,9 +22,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import HOST, Address, NodeID, ObjectID, TaskID, address, is_put, node_of, return_ids
@@ -32,7 +30,7 @@ from sundog.core.machine import Action, Event
 from sundog.core.messages import ReadyObject, Result
 from sundog.core.object_manager import ObjectManager
 from sundog.core.object_record import ObjectRecord, check_records
-from sundog.core.pull import Arrived, Pulls
+from sundog.core.pull import Pulls
 from sundog.core.recipes import Recipes
 from sundog.core.sharing import Announcements, Shared
 from sundog.core.task import REMOTE, FailureKind, TaskSpec, Value, arguments_id, failed
@@ -46,8 +44,7 @@ class ClusterObjectManager(ObjectManager):
 
     HEARS = (
         *ObjectManager.HEARS, msg.TaskLeaving, msg.TaskSettled, msg.ObjectsReleased, msg.LocationsChanged,
-        msg.ObjectUnrecoverable, msg.LineageRecorded, msg.FetchRequested, msg.FetchAnswered, msg.ExtentGranted,
-        msg.ExtentRefused, msg.NodeLost, ev.FetchFinished, ev.FetchFailed,
+        msg.ObjectUnrecoverable, msg.LineageRecorded, msg.NodeLost,
     )  # fmt: skip
     _CLUSTERED = True
 
@@ -57,8 +54,8 @@ class ClusterObjectManager(ObjectManager):
         self.shared: dict[ObjectID, Shared] = {}
         self.foreign: dict[TaskID, msg.TaskDeclared] = {}
         self.recipes = Recipes(config.lineage_bytes_max)
-        self.pulls = Pulls(config, node)
-        self._announce = Announcements(node)
+        self.pulls = Pulls(config, node, self._said)
+        self._announce = Announcements(node, head, self._said)
         self._located_for_scheduler: list[tuple[ObjectID, int]] = []
         self._handlers |= {
             msg.TaskLeaving: self._on_task_leaving,
@@ -67,13 +64,7 @@ class ClusterObjectManager(ObjectManager):
             msg.LocationsChanged: self._on_locations_changed,
             msg.ObjectUnrecoverable: self._on_object_unrecoverable,
             msg.LineageRecorded: self._on_lineage_recorded,
-            msg.FetchRequested: self._on_fetch_requested,
-            msg.FetchAnswered: self._on_fetch_answered,
-            msg.ExtentGranted: self._on_extent_granted,
-            msg.ExtentRefused: self._on_extent_refused,
             msg.NodeLost: self._on_node_lost,
-            ev.FetchFinished: self._on_fetch_finished,
-            ev.FetchFailed: self._on_fetch_failed,
         }
 
     # -- the door ------------------------------
@@ -81,37 +72,38 @@ class ClusterObjectManager(ObjectManager):
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``."""
         self._now = now
+        handlers = self._handlers
         for sender, fact in events:
-            self._handlers[type(fact)](sender, fact)
-        self.pulls.decide(now)
+            handlers[type(fact)](sender, fact)
+        if self.pulls.under_way:
+            self._pull_on(now)
         return self._speak()
 
+    def _pull_on(self, now: Nanos) -> None:
+        """Start what may be started, and ask for the room that it needs."""
+        self.pulls.decide(now)
+        for attempt, size in self.pulls.rooms.items():
+            self._on_extent_wanted(self._here, msg.ExtentWanted(attempt, size))
+        self.pulls.rooms.clear()
+
     def _speak(self) -> list[Action]:
-        pulls = self.pulls
-        if pulls.rooms:
-            for attempt, size in pulls.rooms:
-                self._on_extent_wanted(self._here, msg.ExtentWanted(attempt, size))
-            pulls.rooms.clear()
-        actions = super()._speak()
-        announced = self._announce.take()
-        if announced:
-            actions = [*[Send(self._head, fact) for fact in announced], *actions]
+        if self._announce.gathering is not None:
+            self._announce.close()
         if self._located_for_scheduler:
-            actions.append(Send(self._here, msg.ObjectsElsewhere(tuple(self._located_for_scheduler))))
+            self._say(self._here, msg.ObjectsElsewhere(tuple(self._located_for_scheduler)))
             self._located_for_scheduler = []
-        actions += pulls.take()
-        return actions
+        if self._said or self._ready or self._extent_requests.waiting:
+            return super()._speak()
+        return []
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        room, rested = self._extent_requests.next_deadline(), self.pulls.next_deadline()
+        if not self.pulls.under_way:
+            return super().next_deadline() if self._extent_requests.waiting else None
+        room, rested = super().next_deadline(), self.pulls.next_deadline()
         return min(room, rested) if room is not None and rested is not None else room or rested
 
     # -- tasks that leave ------------------------------
-
-    def _declare(self, spec: TaskSpec, submitter: Address) -> None:
-        super()._declare(spec, submitter)
-        self.recipes.born(spec)
 
     def _on_task_leaving(self, sender: Address, fact: msg.TaskLeaving) -> None:
         spec = fact.spec
@@ -125,15 +117,16 @@ class ClusterObjectManager(ObjectManager):
         """Arguments in the arena become an object like others, which the task holds."""
         object_id = arguments_id(spec.task_id)
         if object_id not in self.objects:
-            self.objects[object_id] = ObjectRecord(spec.arguments, name=f"the arguments of {spec.name}", heard=True)
-            self.references.hold(object_id)
+            name = f"the arguments of {spec.name}"
+            self.objects[object_id] = ObjectRecord(spec.arguments, name=name, holders=1, heard=True)
             self._tasks[spec.task_id] = _holding_arguments(spec)
         return object_id
 
     def _on_task_settled(self, sender: Address, fact: msg.TaskSettled) -> None:
         """The directory counts this node as a holder of what stays on the other: so it is, or it says otherwise."""
         for object_id in fact.kept:
-            if object_id in self.references.counts:
+            record = self.objects.get(object_id)
+            if record is not None and record.holders:
                 self.shared.setdefault(object_id, Shared()).hold = True
             else:
                 self._announce.releases(object_id)
@@ -144,13 +137,14 @@ class ClusterObjectManager(ObjectManager):
         """A task of another node's: it holds its returns and its arguments."""
         spec = fact.spec
         for object_id in return_ids(spec.task_id, spec.return_count):
-            if object_id not in self.objects:
-                self.objects[object_id] = ObjectRecord(name=spec.name, returns=spec.return_count, heard=True)
+            record = self.objects.get(object_id)
+            if record is None:
+                record = self.objects[object_id] = ObjectRecord(name=spec.name, returns=spec.return_count, heard=True)
                 self.shared[object_id] = Shared(foreign=True)
-            self.references.hold(object_id)
+            record.holders += 1
         self.foreign[spec.task_id] = fact
         held = _holding_arguments(spec) if spec.arguments.offset >= 0 else spec
-        self._tasks[spec.task_id] = held
+        self._tasks[spec.task_id] = held  # with or without arguments: it is over with _task_over
         for object_id in held.contained:
             self._hold(object_id)
         for object_id in spec.dependencies:
@@ -161,9 +155,9 @@ class ClusterObjectManager(ObjectManager):
             object_id = arguments_id(spec.task_id)
             self._need(object_id, self.objects[object_id])
 
-    def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
-        super()._on_task_retired(sender, fact)
-        foreign = self.foreign.pop(fact.spec.task_id, None)
+    def _task_over(self, spec: TaskSpec) -> None:
+        super()._task_over(spec)
+        foreign = self.foreign.pop(spec.task_id, None)
         if foreign is not None:
             self._end_foreign(foreign)
 
@@ -178,7 +172,8 @@ class ClusterObjectManager(ObjectManager):
             value = record.value if record.value is not None else _ELSEWHERE
             record.heard = True
             if rebuild or value.offset >= 0 or record.contained:
-                self._share(record.contained)
+                if record.contained:
+                    self._share(record.contained)
                 self.shared.setdefault(object_id, Shared(foreign=True)).keeps = True
                 kept.append((object_id, value.size))
             if value.offset < 0:
@@ -214,6 +209,7 @@ class ClusterObjectManager(ObjectManager):
             shared.hold = True
             pending = value is None and not shared.foreign
             if not shared.foreign and not is_put(object_id):
+                self._keep_recipe(record)
                 specs = self.recipes.leaving(object_id)
                 if specs is not None:
                     recipes.append((object_id, specs))
@@ -229,6 +225,17 @@ class ClusterObjectManager(ObjectManager):
         for object_id, size in located:
             self._announce.located(object_id, size)
 
+    def _keep_recipe(self, record: ObjectRecord) -> None:
+        """From here on the object's recipe is kept until it is gone, and with it the recipes of what its task needs."""
+        todo: list[ObjectRecord | None] = [record]
+        while todo:
+            each = todo.pop()
+            if each is None or each.spec is None:
+                continue
+            spec, each.spec = each.spec, None
+            self.recipes.keep(spec)
+            todo += [self.objects.get(needed) for needed in (*spec.dependencies, *spec.contained)]
+
     def _hold(self, object_id: ObjectID) -> ObjectRecord:
         """A task or container holds the ID; one that is new here comes from another node."""
         record = self.objects.get(object_id)
@@ -241,36 +248,39 @@ class ClusterObjectManager(ObjectManager):
             if shared is not None and not shared.hold:
                 shared.hold = True
                 self._announce.holds(object_id)
-        self.references.hold(object_id)
+        record.holders += 1
         return record
 
     def _seal(
         self, object_id: ObjectID, record: ObjectRecord, value: Value, contained: tuple[ObjectID, ...], writer: Address
     ) -> None:
+        if record.spec is not None:
+            self._keep_recipe(record)
         if value.offset == REMOTE:
             if record.value is None:
                 self._found(object_id, record, value)
             return
+        shared = self.shared.get(object_id)
+        if shared is None:
+            super()._seal(object_id, record, value, contained, writer)
+            return
         if record.value is not None and record.value.offset == REMOTE:
             record.value = None
         super()._seal(object_id, record, value, contained, writer)
-        shared = self.shared.get(object_id)
-        if shared is None or record.value is None:
+        if record.value is None:
             return
         if object_id in self.pulls:
             self.pulls.forget(object_id)
         self._stop_asking(object_id, shared)
         if shared.hold or shared.keeps:
             shared.keeps = True
-            self._share(record.contained)
+            if record.contained:
+                self._share(record.contained)
             self._announce.located(object_id, record.value.size)
 
-    def _retain(self, object_id: ObjectID) -> bool:
+    def _retain(self, object_id: ObjectID, record: ObjectRecord) -> bool:
         """Nobody here holds it any more; True if its copy stays for others."""
         shared = self.shared.get(object_id)
-        record = self.objects.get(object_id)
-        if record is None:
-            return False
         if shared is not None:
             self.pulls.forget(object_id)
             self._stop_asking(object_id, shared)
@@ -282,7 +292,8 @@ class ClusterObjectManager(ObjectManager):
             if shared.keeps and (not shared.foreign if value is None else value.offset != REMOTE):
                 return True
             del self.shared[object_id]
-        self.recipes.gone(object_id)
+        if record.spec is None:
+            self.recipes.gone(object_id)
         return False
 
     def _on_objects_released(self, sender: Address, fact: msg.ObjectsReleased) -> None:
@@ -290,7 +301,8 @@ class ClusterObjectManager(ObjectManager):
             shared = self.shared.pop(object_id, None)
             if shared is None:
                 continue
-            if object_id not in self.references.counts:
+            record = self.objects.get(object_id)
+            if record is None or not record.holders:
                 self._free([object_id])
             else:
                 # Learnt again from a node that was lost meanwhile, or held by its own task: say so anew.
@@ -325,14 +337,14 @@ class ClusterObjectManager(ObjectManager):
         """The object is ready on another node: enough for those who only want to know."""
         record.value = value
         for client in record.watching or ():
-            self._ready.setdefault(client, []).append(ReadyObject(object_id))
+            self._ready[client].append(ReadyObject(object_id))
         record.watching = None
         if record.needed:
             record.needed = False
             self._located_for_scheduler.append((object_id, value.size))
         if record.wanting:
             self._pull(object_id)
-        if object_id not in self.references.counts:  # retained, to be made here: it was made elsewhere
+        if not record.holders:  # retained, to be made here: it was made elsewhere
             self._free([object_id])
 
     def _need(self, object_id: ObjectID, record: ObjectRecord) -> None:
@@ -390,8 +402,7 @@ class ClusterObjectManager(ObjectManager):
             missing.append(object_id)
             record.needed = True
         count = max(0, fact.count - (len(fact.object_ids) - len(missing)))
-        waits = msg.TaskWaits(fact.task_id, fact.request, tuple(missing), count, fact.deliver)
-        self._messages.append((self._here, waits))
+        self._say(self._here, msg.TaskWaits(fact.task_id, fact.request, tuple(missing), count, fact.deliver))
 
     def _on_locations_changed(self, sender: Address, fact: msg.LocationsChanged) -> None:
         object_id = fact.object_id
@@ -415,67 +426,21 @@ class ClusterObjectManager(ObjectManager):
         record.value = None
         super()._seal(object_id, record, failed(FailureKind.OBJECT_LOST, fact.message), (), self._here)
 
-    # -- pulling and lending ------------------------------
-
-    def _on_fetch_requested(self, sender: Address, fact: msg.FetchRequested) -> None:
-        record = self.objects.get(fact.object_id)
-        value = record.value if record is not None else None
-        answer = msg.FetchAnswered(fact.object_id, fact.attempt)
-        if record is not None and value is not None and value.offset != REMOTE:
-            self.ledger.grant(fact.object_id, sender)
-            answer = msg.FetchAnswered(fact.object_id, fact.attempt, value, record.contained)
-        self._messages.append((sender, answer))
-
-    def _on_fetch_answered(self, sender: Address, fact: msg.FetchAnswered) -> None:
-        self._arrive(self.pulls.answered(sender, fact))
-
-    def _on_fetch_finished(self, sender: Address, fact: ev.FetchFinished) -> None:
-        self._arrive(self.pulls.finished(fact.attempt))
-
-    def _arrive(self, arrived: Arrived | None) -> None:
-        if arrived is None:
-            return
-        record = self.objects.get(arrived.object_id)
-        if record is None or record.value is None or record.value.offset != REMOTE:
-            self._discard(arrived.value, self._here)
-            return
-        self._seal(arrived.object_id, record, arrived.value, arrived.contained, self._here)
-
-    def _on_fetch_failed(self, sender: Address, fact: ev.FetchFailed) -> None:
-        offset = self.pulls.failed(fact.attempt)
-        if offset is not None:
-            self._releases += self.ledger.abandon(offset, self._here, written=True)
-
-    def _on_extent_granted(self, sender: Address, fact: msg.ExtentGranted) -> None:
-        if not self.pulls.granted(fact.request, fact.offset):
-            self._releases += self.ledger.abandon(fact.offset, self._here, written=fact.warm)
-
-    def _on_extent_refused(self, sender: Address, fact: msg.ExtentRefused) -> None:
-        """No room for a copy: whoever waits for it now is told; the object itself is well."""
-        object_id = self.pulls.refused(fact.request)
-        record = self.objects.get(object_id) if object_id is not None else None
-        if object_id is None or record is None:
-            return
-        for client in record.wanting or ():
-            self._ready.setdefault(client, []).append(ReadyObject(object_id, fact.value))
-        record.wanting = None
-        if record.needed:
-            record.needed = False
-            self._local.append(ReadyObject(object_id, fact.value))
+    # -- who is gone ------------------------------
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         """Of the tasks that it gave, those whose returns nobody here knows need not be started; lineage asks again for others."""
-        self._releases += self.ledger.process_lost(address(fact.node, HOST))
+        self._release(self.ledger.process_lost(address(fact.node, HOST)))
         self.pulls.node_lost(fact.node)
         unheld = []
         for task_id, declared in self.foreign.items():
             if declared.rebuild or node_of(declared.submitter) != fact.node:
                 continue
             ids = return_ids(task_id, declared.spec.return_count)
-            if all(self.references.counts[o] == 1 and not self.shared[o].hold for o in ids if o in self.shared):
+            if all(self.objects[o].holders == 1 and not self.shared[o].hold for o in ids if o in self.shared):
                 unheld.append(task_id)
         if unheld:
-            self._messages.append((self._here, msg.ReturnsUnheld(tuple(unheld))))
+            self._say(self._here, msg.ReturnsUnheld(tuple(unheld)))
 
     # -- tests ------------------------------
 
@@ -486,8 +451,7 @@ class ClusterObjectManager(ObjectManager):
         mentions = [o for spec in self._tasks.values() for o in (*spec.dependencies, *spec.contained)]
         for declared in self.foreign.values():
             mentions += return_ids(declared.spec.task_id, declared.spec.return_count)
-        counts = self.references.counts
-        retained = [o for o in self.objects if o not in counts and o in self.shared and self.shared[o].keeps]
+        retained = [o for o, record in self.objects.items() if not record.holders and o in self.shared and self.shared[o].keeps]
         check_records(self.objects, self.references, mentions, retained)
         for object_id in self.shared:
             if object_id not in self.objects:

@@ -90,6 +90,10 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     #: A ready task that would wait longer than this for its turn is offered to the global scheduler (as is what exceeds
     #: ``backlog_max``): some round trips to the head, so that what is over at once stays.
     offer_after: Nanos = 2 * MILLISECOND
+    #: The head tells a node which ends of tasks it has heard, so that the node need not keep them, once there are this many or the
+    #: first is this old; an eighth as many where a task goes there anyhow.
+    ends_heard_max: int = 64
+    ends_heard_after: Nanos = 1 * SECOND
     #: Bytes that a node pulls from others at one time; one object at least.
     fetch_bytes_max: int = 256 * MIB
     #: A fetch that failed is tried again after this long, from another holder if there is one; doubled up to a hundredfold.

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import msgspec
 
 from sundog.core import messages as msg
+from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.ids import Address
-from sundog.core.machine import Fact
+from sundog.core.machine import Action
 from sundog.core.store_ledger import StoreLedger
 from sundog.core.task import FailureKind, failed
 from sundog.core.units import Nanos
@@ -33,37 +34,31 @@ class ExtentRequests:
         self._grace = config.store_full_grace
         self._ledger = ledger
         self._explain = explain
-        self._waiting: deque[_ExtentRequest] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        #: In the order in which they asked.
+        self.waiting: deque[_ExtentRequest] = deque()
 
     def add(self, client: Address, request: int, size: int, now: Nanos) -> None:
         """``client`` wants ``size`` bytes."""
-        self._waiting.append(_ExtentRequest(client, request, size, now + self._grace))
+        self.waiting.append(_ExtentRequest(client, request, size, now + self._grace))
 
     def process_lost(self, client: Address) -> None:
         """``client`` is gone, and wants nothing."""
-        self._waiting = deque([request for request in self._waiting if request.client != client])
+        self.waiting = deque([request for request in self.waiting if request.client != client])
 
-    def next_deadline(self) -> Nanos | None:
-        """Return when the oldest request will have waited too long."""
-        return self._waiting[0].deadline if self._waiting else None
-
-    def answer(self, now: Nanos) -> list[tuple[Address, Fact]]:
+    def answer(self, now: Nanos) -> list[Action]:
         """Return the answers to those that find room, and to those that cannot or have waited too long."""
-        answers: list[tuple[Address, Fact]] = []
+        answers: list[Action] = []
         waiting: deque[_ExtentRequest] = deque()
-        while self._waiting:
-            request = self._waiting.popleft()
+        while self.waiting:
+            request = self.waiting.popleft()
             extent = None if waiting else self._ledger.allocate(request.size, request.client)
             if extent is not None:
                 granted = msg.ExtentGranted(request.request, extent.offset, extent.size, extent.warm)
-                answers.append((request.client, granted))
+                answers.append(Send(request.client, granted))
             elif request.size > self._ledger.capacity or request.deadline <= now:
                 refused = failed(FailureKind.STORE_FULL, self._explain(request.size))
-                answers.append((request.client, msg.ExtentRefused(request.request, refused)))
+                answers.append(Send(request.client, msg.ExtentRefused(request.request, refused)))
             else:
                 waiting.append(request)
-        self._waiting = waiting
+        self.waiting = waiting
         return answers

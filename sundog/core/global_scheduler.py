@@ -38,6 +38,8 @@ from sundog.core.units import Nanos
 _NOBODY_HOLDS: Mapping[NodeID, int] = {}
 #: Starts of a body that a lost node may have made: the next node counts from beyond them.
 LOSS_SHIFT = 16
+#: What goes with a message that is sent anyhow may be this many times less.
+_GOES_ANYHOW = 8
 _OPTION = {CPU: "num_cpus", GPU: "num_gpus"}
 
 
@@ -68,6 +70,13 @@ class Assigned(msgspec.Struct, gc=False):
     node: NodeID
     #: Lineage wants its results, although the node that waits for them is lost.
     wanted: bool = False
+
+
+class _Ends(msgspec.Struct, gc=False):
+    """Ends of tasks that the node which had them does not know to have been heard."""
+
+    since: Nanos
+    task_ids: list[TaskID]
 
 
 class _NoRng:
@@ -112,13 +121,14 @@ class GlobalScheduler:
         #: Functions in the order in which they were exported, and how many of them each node has been told of.
         self._exports: list[msg.FunctionExported] = []
         self._introduced: dict[NodeID, int] = {}
-        #: Ends of which the nodes do not know yet that they were heard: they hear it after their next report.
-        self._heard: dict[NodeID, list[TaskID]] = {}
+        #: Ends of which the nodes do not know yet that they were heard: see ``_acknowledge_ends``.
+        self._heard: dict[NodeID, _Ends] = {}
         self._lost: dict[NodeID, None] = {}
         #: Nodes that have not measured how long tasks last, and about the longest mean of those that have; 0: none has.
         self._unmeasured: dict[NodeID, None] = {}
         self._mean: Nanos = 0
         self._actions: list[Action] = []
+        self._now: Nanos = 0
         #: When a task that no node could hold fails.
         self._graces: Deadlines[TaskID] = Deadlines()
         #: Shapes to try in this step, with what arrived in it; all of them once a node has changed.
@@ -145,10 +155,13 @@ class GlobalScheduler:
 
     def record(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Decider``."""
+        self._now = now
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
-        actions, self._actions = self._actions, []
+        actions = self._actions
+        if actions:
+            self._actions = []
         return actions
 
     def decide(self, now: Nanos) -> list[Action]:
@@ -160,10 +173,11 @@ class GlobalScheduler:
         if self._arrived:
             self._arrived = {}
         self._nodes_changed = False
-        for task_id in self._graces.pop_due(now):
-            task = self._remove(task_id)
-            message = infeasible_message(task.spec, self.nodes.values())
-            actions.append(Send(task.origin, msg.TaskInfeasible(task_id, message)))
+        if self._hopeless:
+            for task_id in self._graces.pop_due(now):
+                task = self._remove(task_id)
+                message = infeasible_message(task.spec, self.nodes.values())
+                actions.append(Send(task.origin, msg.TaskInfeasible(task_id, message)))
         return actions
 
     @property
@@ -173,7 +187,7 @@ class GlobalScheduler:
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        return self._graces.next()
+        return self._graces.next() if self._hopeless else None
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
@@ -182,6 +196,8 @@ class GlobalScheduler:
                 raise InvariantViolation(f"an empty queue for {describe(shape)}")
             feasible = self._feasible(shape)
             for task_id in tasks:
+                if task_id in self._graces and shape not in self._hopeless:
+                    raise InvariantViolation(f"task {task_id.hex()} has a deadline, and its shape is not hopeless")
                 if feasible == (task_id in self._graces):
                     raise InvariantViolation(f"task {task_id.hex()}: feasible {feasible}, and has a deadline or not")
         if sum(len(tasks) for tasks in self.waiting.values()) != len(self._shapes):
@@ -224,29 +240,31 @@ class GlobalScheduler:
 
     def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:
         """Free what is counted for it, tell the directory of what stays there, and the one that waits of the rest."""
-        heard = self._heard.get(fact.node)
-        if heard is None:
-            heard = self._heard[fact.node] = []
-        heard.append(fact.task_id)
-        assigned = self.assigned.get(fact.task_id)
-        if assigned is None or assigned.node != fact.node:
+        node, task_id = fact.node, fact.task_id
+        if node in self._heard:
+            self._heard[node].task_ids.append(task_id)
+        else:
+            self._heard[node] = _Ends(self._now, [task_id])
+        assigned = self.assigned.get(task_id)
+        if assigned is None or assigned.node != node:
             self._announce(fact)  # nobody waits: the copies that nobody holds go
             return
-        del self.assigned[fact.task_id]
+        del self.assigned[task_id]
         task = assigned.task
-        self._unassign(fact.node, task.spec.resources)
+        self._unassign(node, task.spec.resources)
         origin = node_of(task.origin)
         if task.rebuild:
             self._announce(fact)
-        elif origin == fact.node:
+        elif origin == node:
             return
         elif origin not in self._lost:
-            kept = tuple([object_id for object_id, _ in fact.kept])
-            if kept:
+            kept: tuple[ObjectID, ...] = ()
+            if fact.kept:
+                kept = tuple([object_id for object_id, _ in fact.kept])
                 self._actions.append(Send(self.here, msg.RecipesRecorded(0, (task.spec,), kept)))
                 self._actions.append(Send(self.here, msg.NodeHolds(origin, kept)))
-            self._announce(fact)
-            self._actions.append(Send(task.origin, msg.TaskSettled(fact.task_id, fact.results, kept)))
+                self._announce(fact)
+            self._actions.append(Send(task.origin, msg.TaskSettled(task_id, fact.results, kept)))
         else:
             self._announce(fact)
             if assigned.wanted and len(fact.kept) < task.spec.return_count:
@@ -256,6 +274,10 @@ class GlobalScheduler:
         if fact.kept:
             self._actions.append(Send(self.here, msg.LocationsAdded(fact.node, fact.kept)))
 
+    def _acknowledge_ends(self, node: NodeID, actions: list[Action]) -> None:
+        """The node need not keep them any longer. Not at once: each would be a message and a turn of the node's for itself."""
+        actions.append(Send(address(node, HOST), msg.EndsHeard(tuple(self._heard.pop(node).task_ids))))
+
     def _on_function_exported(self, sender: Address, fact: msg.FunctionExported) -> None:
         if fact.function_id not in self._functions:
             self._functions[fact.function_id] = fact
@@ -263,17 +285,26 @@ class GlobalScheduler:
         self._told.setdefault(node_of(sender), {})[fact.function_id] = None
 
     def _on_load_reported(self, sender: Address, fact: msg.LoadReported) -> None:
-        known = self.nodes.get(fact.node)
+        node, queued, mean = fact.node, fact.queued, fact.mean
+        known = self.nodes.get(node)
         if known is not None:
-            # What is on its way to the node is not in its report.
-            queued = max(fact.queued, self._with.get(fact.node, 0) - amount_of(CPU, known.capacity) // UNIT)
-            if fact.mean:
-                self._unmeasured.pop(fact.node, None)
-                if fact.mean >= 2 * self._mean:
-                    self._learn(fact.mean)
-            self._set_node(NodeView(fact.node, known.capacity, fact.free, queued, fact.mean or self._mean))
-        if fact.node in self._heard:
-            self._actions.append(Send(sender, msg.EndsHeard(tuple(self._heard.pop(fact.node)))))
+            given = self._with.get(node, 0)
+            if given > queued:  # what is on its way to the node is not in its report
+                queued = max(queued, given - amount_of(CPU, known.capacity) // UNIT)
+            if mean:
+                if node in self._unmeasured:
+                    del self._unmeasured[node]
+                if mean >= 2 * self._mean:
+                    self._learn(mean)
+            mean = mean or self._mean
+            if queued != known.queued or mean != known.mean or fact.free != known.free:
+                self._set_node(NodeView(node, known.capacity, fact.free, queued, mean))
+            self._nodes_changed = True  # for a policy that draws
+        ends = self._heard.get(node)
+        if ends is not None:
+            config = self._config
+            if len(ends.task_ids) >= config.ends_heard_max or self._now - ends.since >= config.ends_heard_after:
+                self._acknowledge_ends(node, self._actions)
 
     def _learn(self, mean: Nanos) -> None:
         """Nodes that have measured nothing pass for the slowest that has: else they would seem quicker, and get everything at once.
@@ -354,6 +385,8 @@ class GlobalScheduler:
             self._assign(node, shape)
             self.assigned[task_id] = Assigned(task, node)
             self._introduce(node, actions)
+            if node in self._heard and len(self._heard[node].task_ids) >= self._config.ends_heard_max // _GOES_ANYHOW:
+                self._acknowledge_ends(node, actions)
             message = msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)
             actions.append(Send(address(node, HOST), message))
         if tasks:
@@ -418,10 +451,11 @@ class GlobalScheduler:
         shape = self._shapes.pop(task_id)
         tasks = self.waiting[shape]
         task = tasks.pop(task_id)
+        if self._hopeless:
+            self._graces.cancel(task_id)
         if not tasks:
             del self.waiting[shape]
             self._hopeless.pop(shape, None)
-        self._graces.cancel(task_id)
         return task
 
     def _feasible(self, shape: Shape) -> bool:

@@ -8,6 +8,8 @@ Invariants: only held IDs are known (K1); values that are remembered cost about 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import ObjectID
@@ -68,15 +70,20 @@ class KnownObjects:
         self._old, self._young = self._young, {}
         self._young_bytes = 0
 
-    def forget(self, object_id: ObjectID) -> None:
-        """The last reference is gone."""
-        self.values.pop(object_id, None)
-        if self.kept:
-            self.kept.pop(object_id, None)
-        if (size := self._young.pop(object_id, None)) is not None:
-            self._young_bytes -= max(size, ~size) + ENTRY_BYTES
-        elif self._old:
-            self._old.pop(object_id, None)
+    def forget(self, object_ids: Iterable[ObjectID]) -> None:
+        """The last references are gone."""
+        values, kept, young = self.values, self.kept, self._young
+        for object_id in object_ids:
+            if kept:
+                kept.pop(object_id, None)
+            if object_id not in values:
+                continue  # nor is its value remembered
+            del values[object_id]
+            if object_id in young:
+                size = young.pop(object_id)
+                self._young_bytes -= (size if size >= 0 else ~size) + ENTRY_BYTES
+            elif self._old:
+                self._old.pop(object_id, None)
 
     def clear(self) -> None:
         """The session is over: whoever asks is told that."""

@@ -14,6 +14,7 @@ It does not move objects between nodes (``object_directory`` and the cluster's p
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,7 +28,7 @@ from sundog.core.ids import FIRST_RETURN, Address, NodeID, ObjectID, ProcessID, 
 from sundog.core.journal import Journal
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import ReadyObject, Result
-from sundog.core.object_record import ObjectRecord, check_records
+from sundog.core.object_record import ObjectRecord, check_records, mark_heard, siblings, unheard_failures
 from sundog.core.references import References
 from sundog.core.store_ledger import StoreLedger
 from sundog.core.task import FailureKind, TaskSpec, Value, arguments_id, failed
@@ -66,14 +67,14 @@ class ObjectManager:
         #: Unfinished tasks, whose arguments are held (O3).
         self._tasks: dict[TaskID, TaskSpec] = {}
         self._extent_requests = ExtentRequests(config, self.ledger, self._full)
-        #: What this step tells whom: client -> ready objects; and the scheduler.
-        self._ready: dict[Address, list[ReadyObject]] = {}
-        self._local: list[ReadyObject] = []
-        self._messages: list[tuple[Address, Fact]] = []
-        self._releases: list[tuple[int, int]] = []
+        #: What this step says, as it comes; and, gathered, which objects are ready, to clients and to the scheduler, ``here``.
+        self._said: list[Action] = []
+        self._ready: defaultdict[Address, list[ReadyObject]] = defaultdict(list)
         #: Until the host's step ends: what had no holder left at some time in it, and which processes ended.
         self._unheld: list[ObjectID] = []
         self._ended: list[ProcessID] = []
+        #: Whether :meth:`settle` has something to do.
+        self.unsettled = False
         #: Who was born and who is gone, for the control store; None when nobody asks.
         self.journal: Journal | None = None
         self._handlers: dict[type, Callable[[Address, Any], None]] = {
@@ -110,85 +111,76 @@ class ObjectManager:
             handlers[type(fact)](sender, fact)
         return self._speak()
 
-    @property
-    def unsettled(self) -> bool:
-        """Whether :meth:`settle` has something to do."""
-        return bool(self._unheld or self._ended)
-
     def settle(self, now: Nanos) -> list[Action]:
         """Free what nobody holds, and forget the processes that ended. The host calls it when a step has nothing else to say.
 
         Not before: a result that the scheduler still has in hand may contain what its worker has let go, or lie in an extent
         of a worker that died right after it.
         """
-        counts = self.references.counts
+        self.unsettled = False
         unheld, self._unheld = self._unheld, []
-        self._free([object_id for object_id in unheld if object_id not in counts])
-        ended, self._ended = self._ended, []
-        for process in ended:
-            self._process_lost(process)
+        self._free(unheld)
+        if self._ended:
+            ended, self._ended = self._ended, []
+            for process in ended:
+                self._process_lost(process)
         return self._speak()
 
     def _speak(self) -> list[Action]:
-        if self._extent_requests:
-            self._messages += self._extent_requests.answer(self._now)
+        """Return what this step says: first what is ready."""
+        if self._extent_requests.waiting:
+            self._said += self._extent_requests.answer(self._now)
         actions: list[Action] = []
         if self._ready:
-            actions += [Send(client, msg.ObjectsReady(tuple(ready))) for client, ready in self._ready.items()]
-            self._ready = {}
-        if self._local:
-            actions.append(Send(self._here, msg.ObjectsLocal(tuple(self._local))))
-            self._local = []
-        if self._messages:
-            actions += [Send(to, message) for to, message in self._messages]
-            self._messages = []
-        if self._releases:
-            actions += [ReleasePages(offset, size) for offset, size in self._releases]
-            self._releases = []
+            for to, ready in self._ready.items():
+                told = tuple(ready)
+                actions.append(Send(to, msg.ObjectsLocal(told) if to == self._here else msg.ObjectsReady(told)))
+            self._ready.clear()
+        if self._said:
+            actions += self._said
+            self._said.clear()
         return actions
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        return self._extent_requests.next_deadline()
+        waiting = self._extent_requests.waiting
+        return waiting[0].deadline if waiting else None
 
     # -- tasks ------------------------------
 
-    def _on_task_submitted(self, sender: Address, fact: msg.TaskSubmitted) -> None:
-        self._declare(fact.spec, sender)
-
     def _on_task_declared(self, sender: Address, fact: msg.TaskDeclared) -> None:
-        self._declare(fact.spec, fact.submitter)
+        self._on_task_submitted(fact.submitter, fact)
 
-    def _declare(self, spec: TaskSpec, submitter: Address) -> None:
+    def _on_task_submitted(self, submitter: Address, fact: msg.TaskSubmitted | msg.TaskDeclared) -> None:
         """From here on the returns exist, held by the submitter, and the arguments are held by the task."""
-        returns, objects = spec.return_count, self.objects
-        if returns == 1:
-            object_id = ObjectID(spec.task_id + FIRST_RETURN)
-            if object_id not in objects:
-                objects[object_id] = ObjectRecord(None, (), spec.name)
-            self.references.declare(object_id, submitter)
-        else:
-            for object_id in return_ids(spec.task_id, returns):
-                if object_id not in objects:
-                    objects[object_id] = ObjectRecord(None, (), spec.name, returns)
-                self.references.declare(object_id, submitter)
+        spec, objects = fact.spec, self.objects
+        returns = spec.return_count
+        for object_id in (ObjectID(spec.task_id + FIRST_RETURN),) if returns == 1 else return_ids(spec.task_id, returns):
+            if object_id in objects:
+                self.references.declare(object_id, objects[object_id], submitter)
+            else:
+                objects[object_id] = ObjectRecord(None, (), spec.name, returns, 1, spec)
+                self.references.by_process[submitter][object_id] = None
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
-            self._tasks[spec.task_id] = spec
-            for object_id in spec.contained:
-                self._hold(object_id)
-            for object_id in spec.dependencies:
-                record = self._hold(object_id)
-                record.argument = True
-                self._need(object_id, record)
-            if spec.arguments.offset >= 0:
-                self.ledger.seal(spec.arguments.offset, arguments_id(spec.task_id), submitter)
+            self._hold_arguments(spec, submitter)
+
+    def _hold_arguments(self, spec: TaskSpec, submitter: Address) -> None:
+        self._tasks[spec.task_id] = spec
+        for object_id in spec.contained:
+            self._hold(object_id)
+        for object_id in spec.dependencies:
+            record = self._hold(object_id)
+            record.argument = True
+            self._need(object_id, record)
+        if spec.arguments.offset >= 0:
+            self.ledger.seal(spec.arguments.offset, arguments_id(spec.task_id), submitter)
 
     def _hold(self, object_id: ObjectID) -> ObjectRecord:
         """A task or container holds ``object_id``; an ID that nobody holds becomes one that is known to be lost."""
         record = self.objects.get(object_id)
         if record is None:
             record = self.objects[object_id] = ObjectRecord(value=_LOST, heard=True)
-        self.references.hold(object_id)
+        record.holders += 1
         return record
 
     def _need(self, object_id: ObjectID, record: ObjectRecord) -> None:
@@ -201,38 +193,46 @@ class ObjectManager:
         for object_id in fact.object_ids:
             record = self.objects.get(object_id)
             if record is None:
-                self._local.append(ReadyObject(object_id, _LOST))
+                self._ready[self._here].append(ReadyObject(object_id, _LOST))
             else:
                 self._need(object_id, record)
 
     def _tell_scheduler(self, object_id: ObjectID, record: ObjectRecord) -> None:
         record.needed = False
         if record.argument and record.value is not None and record.value.error:
-            self._mark_heard(object_id, record)  # what depends on it fails with the same cause
-        self._local.append(ReadyObject(object_id, record.value))
+            mark_heard(self.objects, object_id, record)  # what depends on it fails with the same cause
+        self._ready[self._here].append(ReadyObject(object_id, record.value))
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
-        spec, results, returns = fact.spec, fact.results, fact.spec.return_count
-        only = self.objects.get(ObjectID(spec.task_id + FIRST_RETURN)) if returns == len(results) == 1 else None
-        if only is not None:
-            self._seal(ObjectID(spec.task_id + FIRST_RETURN), only, results[0].value, results[0].contained, fact.writer)
+        spec = fact.spec
+        if spec.return_count == 1:
+            object_id = ObjectID(spec.task_id + FIRST_RETURN)
+            result = fact.results[0]
+            record = self.objects.get(object_id)
+            if record is not None:
+                self._seal(object_id, record, result.value, result.contained, fact.writer)
+            elif result.value.error:
+                self._say_unheard(spec.name, object_id, result.value)
+            else:
+                self._discard(result.value, fact.writer)
         else:
-            self._seal_all(spec, results, fact.writer)
+            self._seal_all(spec, fact.results, fact.writer)
         held = self._tasks.pop(spec.task_id, None)
         if held is not None:
-            self._let_go(held.dependencies)
-            if held.contained:
-                self._let_go(held.contained)
-            if held.arguments.offset >= 0:
-                self._releases += self.ledger.free(arguments_id(held.task_id))
+            self._task_over(held)
+
+    def _task_over(self, spec: TaskSpec) -> None:
+        """Let go of what the task held."""
+        self._let_go((*spec.dependencies, *spec.contained))
+        if spec.arguments.offset >= 0:
+            self._release(self.ledger.free(arguments_id(spec.task_id)))
 
     def _seal_all(self, spec: TaskSpec, results: tuple[Result, ...], writer: Address) -> None:
         """Seal what a task returned, as far as anybody holds it; one result stands for all returns."""
         ids = return_ids(spec.task_id, spec.return_count)
         if len(results) == 1 and len(ids) > 1:
             results = results * len(ids)
-        unheard = False
-        objects = self.objects
+        objects, unheard = self.objects, False
         for object_id, result in zip(ids, results, strict=True):
             record = objects.get(object_id)
             if record is None:
@@ -253,7 +253,15 @@ class ObjectManager:
 
     def _discard(self, value: Value, writer: Address) -> None:
         if value.offset >= 0:
-            self._releases += self.ledger.abandon(value.offset, writer, written=True)
+            self._release(self.ledger.abandon(value.offset, writer, written=True))
+
+    def _release(self, stretches: list[tuple[int, int]]) -> None:
+        """The pages of these stretches, (offset, size) in bytes, go back to the system."""
+        for offset, size in stretches:
+            self._said.append(ReleasePages(offset, size))
+
+    def _say(self, to: Address, message: Fact) -> None:
+        self._said.append(Send(to, message))
 
     # -- objects ------------------------------
 
@@ -262,7 +270,7 @@ class ObjectManager:
             self._discard(fact.value, sender)  # a repeated put of the same execution: the first seal wins
             return
         record = self.objects[fact.object_id] = ObjectRecord(name="put")
-        self.references.declare(fact.object_id, sender)
+        self.references.declare(fact.object_id, record, sender)
         self._seal(fact.object_id, record, fact.value, fact.contained, sender)
 
     def _seal(
@@ -275,6 +283,7 @@ class ObjectManager:
         if value.offset >= 0 and not self.ledger.seal(value.offset, object_id, writer):
             value = failed(FailureKind.OBJECT_LOST, f"{record.name}: its bytes were not where its writer said")
         record.value = value
+        record.spec = None
         if self.journal is not None:
             self.journal.objects_born.append(object_id)
         if contained:
@@ -287,7 +296,7 @@ class ObjectManager:
             record.wanting = None
         if record.watching is not None:
             for client in record.watching:
-                self._say_ready(client, object_id, value)
+                self._say_news(client, object_id, value)
             record.watching = None
         if record.needed:
             self._tell_scheduler(object_id, record)
@@ -299,37 +308,20 @@ class ObjectManager:
         if value.offset >= 0:
             self.ledger.grant(object_id, client)
         elif value.error:
-            self._mark_heard(object_id, record)
-        ready = self._ready.get(client)
-        if ready is None:
-            ready = self._ready[client] = []
-        ready.append(ReadyObject(object_id, value))
+            mark_heard(self.objects, object_id, record)
+        self._ready[client].append(ReadyObject(object_id, value))
 
-    def _say_ready(self, client: Address, object_id: ObjectID, value: Value) -> None:
+    def _say_news(self, client: Address, object_id: ObjectID, value: Value) -> None:
         """Tell the news; with a small value, since it is wanted next. Not with an error: that counts as heard once it is got."""
         small = value.offset == -1 and not value.error and value.size <= self._config.news_bytes_max
-        self._ready.setdefault(client, []).append(ReadyObject(object_id, value if small else None))
-
-    def _mark_heard(self, object_id: ObjectID, record: ObjectRecord) -> None:
-        """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
-        record.heard = True
-        for sibling in self._siblings(object_id, record.returns):
-            sibling.heard = True
-
-    def _siblings(self, object_id: ObjectID, returns: int) -> list[ObjectRecord]:
-        """Return the records of all returns of a task that somebody holds; nothing for its only one."""
-        if returns == 1:
-            return []
-        objects = self.objects
-        return [objects[o] for o in return_ids(producer_of(object_id), returns) if o in objects]
+        self._ready[client].append(ReadyObject(object_id, value if small else None))
 
     def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
         objects = self.objects
         for object_id in fact.object_ids:
             record = objects.get(object_id)
             if record is None:
-                value = _LOST if fact.deliver else None
-                self._ready.setdefault(sender, []).append(ReadyObject(object_id, value))
+                self._ready[sender].append(ReadyObject(object_id, _LOST if fact.deliver else None))
             elif record.value is None:
                 if fact.deliver:
                     record.wanting = [*(record.wanting or ()), sender]
@@ -338,7 +330,7 @@ class ObjectManager:
             elif fact.deliver:
                 self._give(sender, object_id, record)
             else:
-                self._say_ready(sender, object_id, record.value)
+                self._say_news(sender, object_id, record.value)
 
     def _is_ready(self, object_id: ObjectID) -> bool:
         record = self.objects.get(object_id)
@@ -346,7 +338,7 @@ class ObjectManager:
 
     def _on_objects_polled(self, sender: Address, fact: msg.ObjectsPolled) -> None:
         ready = tuple([o for o in fact.object_ids if self._is_ready(o)])
-        self._messages.append((sender, msg.ObjectsPolledReady(fact.request, ready)))
+        self._say(sender, msg.ObjectsPolledReady(fact.request, ready))
 
     def _on_task_blocked(self, sender: Address, fact: msg.TaskBlocked) -> None:
         """Pass it on to the scheduler, without what is ready already; the scheduler then hears of the rest."""
@@ -355,79 +347,93 @@ class ObjectManager:
             if not self._is_ready(object_id):
                 missing.append(object_id)
                 self.objects[object_id].needed = True
-        count = max(0, fact.count - (len(fact.object_ids) - len(missing)))
-        blocked = msg.TaskWaits(fact.task_id, fact.request, tuple(missing), count)
-        self._messages.append((self._here, blocked))
+        count = max(0, fact.count - len(fact.object_ids) + len(missing))
+        self._say(self._here, msg.TaskWaits(fact.task_id, fact.request, tuple(missing), count))
 
     # -- references ------------------------------
 
     def _on_holds_taken(self, sender: Address, fact: msg.HoldsTaken) -> None:
         for object_id in fact.object_ids:
-            self.references.process_holds(object_id, sender)
+            self.references.process_holds(object_id, self.objects.get(object_id), sender)
 
     def _on_holds_released(self, sender: Address, fact: msg.HoldsReleased) -> None:
-        releases = self.references.process_releases
-        self._unheld += [o for o in fact.object_ids if releases(o, sender)]
+        objects, held = self.objects, self.references.by_process.get(sender)
+        if held is None:
+            return
+        for object_id in fact.object_ids:
+            if held.pop(object_id, 0) is None:  # else it did not hold it
+                record = objects[object_id]
+                record.holders = left = record.holders - 1
+                if not left:
+                    self._unheld.append(object_id)
+                    self.unsettled = True
 
     def _on_ids_escaped(self, sender: Address, fact: msg.IDsEscaped) -> None:
         for object_id in fact.object_ids:
-            self.references.escape(object_id)
+            self.references.escape(object_id, self.objects.get(object_id))
 
     def _let_go(self, object_ids: Iterable[ObjectID]) -> None:
-        self._unheld += [o for o in object_ids if self.references.drop(o)]
+        """A task holds these no longer."""
+        for object_id in object_ids:
+            record = self.objects[object_id]
+            record.holders = left = record.holders - 1
+            if not left:
+                self._unheld.append(object_id)
+                self.unsettled = True
 
-    def _free(self, gone: list[ObjectID]) -> None:
-        """Nobody holds these: forget them, and with them what only they held."""
-        while gone:
-            object_id = gone.pop()
-            if self._CLUSTERED and self._retain(object_id):
+    def _free(self, unheld: list[ObjectID]) -> None:
+        """Forget those of ``unheld`` that nobody holds, and with them what only they held."""
+        objects = self.objects
+        while unheld:
+            object_id = unheld.pop()
+            record = objects.get(object_id)
+            if record is None or record.holders or (self._CLUSTERED and self._retain(object_id, record)):
                 continue
-            record = self.objects.pop(object_id, None)
-            if record is None:
-                continue
+            del objects[object_id]
             value = record.value
-            if self.journal is not None and value is not None:
-                self.journal.objects_gone.append(object_id)
-            if record.contained:
-                gone.extend([o for o in record.contained if self.references.drop(o)])
             if value is None:
-                self._answer_lost(object_id, record)
-            else:
-                if value.offset >= 0:
-                    self._releases += self.ledger.free(object_id)
-                elif value.error and not record.heard:
-                    self._unheard(object_id, record, value)
+                if record.wanting or record.watching:
+                    self._answer_lost(object_id, record)
+                continue
+            if self.journal is not None:
+                self.journal.objects_gone.append(object_id)
+            for inner in record.contained:
+                objects[inner].holders -= 1
+                unheld.append(inner)
+            if value.offset >= 0:
+                self._release(self.ledger.free(object_id))
+            elif value.error and not record.heard and not siblings(objects, object_id, record.returns):
+                self._say_unheard(record.name, object_id, value)  # with the last return of its task
 
-    def _retain(self, object_id: ObjectID) -> bool:
+    def _retain(self, object_id: ObjectID, record: ObjectRecord) -> bool:
         """An object goes: tell whether it stays after all, because other nodes need it."""
         return False
-
-    def _unheard(self, object_id: ObjectID, record: ObjectRecord, value: Value) -> None:
-        """A failure that nobody looked at is let go: say so, once for its task."""
-        if not self._siblings(object_id, record.returns):
-            self._say_unheard(record.name, object_id, value)
 
     def _answer_lost(self, object_id: ObjectID, record: ObjectRecord) -> None:
         """Who asked and then let go is answered too."""
         for client in record.wanting or ():
-            self._ready.setdefault(client, []).append(ReadyObject(object_id, _LOST))
+            self._ready[client].append(ReadyObject(object_id, _LOST))
         for client in record.watching or ():
-            self._ready.setdefault(client, []).append(ReadyObject(object_id))
+            self._ready[client].append(ReadyObject(object_id))
 
     def _say_unheard(self, name: str, object_id: ObjectID, value: Value) -> None:
         if value.failure is None or value.failure.kind is not FailureKind.CANCELLED:
-            self._messages.append((self._driver, msg.FailureUnheard(name, object_id, value)))
+            self._say(self._driver, msg.FailureUnheard(name, object_id, value))
 
     def _on_worker_lost(self, sender: Address, fact: ev.WorkerLost) -> None:
         self._ended.append(fact.worker)
+        self.unsettled = True
 
     def _on_client_lost(self, sender: Address, fact: ev.ClientLost) -> None:
         self._ended.append(fact.process)
+        self.unsettled = True
 
     def _process_lost(self, process: ProcessID) -> None:
         where = address(self._node, process)
-        gone = self.references.process_lost(where)
-        unfinished = {o: record.returns for o in gone if (record := self.objects[o]).value is None}
+        objects = self.objects
+        self._let_go(self.references.process_lost(where))
+        gone, self._unheld = self._unheld, []
+        unfinished = {o: record.returns for o in gone if (record := objects[o]).value is None}
         for record in self.objects.values():
             if record.wanting is not None and where in record.wanting:
                 record.wanting = [client for client in record.wanting if client != where] or None
@@ -435,18 +441,17 @@ class ObjectManager:
                 record.watching = [client for client in record.watching if client != where] or None
         self._ready.pop(where, None)
         self._extent_requests.process_lost(where)
-        self._releases += self.ledger.process_lost(where)
-        if gone:
-            self._free(gone)
-        unheld = dict.fromkeys([producer_of(o) for o, n in unfinished.items() if not (self._siblings(o, n) or o in self.objects)])
+        self._release(self.ledger.process_lost(where))
+        self._free(gone)
+        unheld = dict.fromkeys([producer_of(o) for o, n in unfinished.items() if not (siblings(objects, o, n) or o in objects)])
         if unheld:
-            self._messages.append((self._here, msg.ReturnsUnheld(tuple(unheld))))
+            self._say(self._here, msg.ReturnsUnheld(tuple(unheld)))
 
     # -- the arena ------------------------------
 
     def _on_pins_returned(self, sender: Address, fact: msg.PinsReturned) -> None:
         for object_id in fact.object_ids:
-            self._releases += self.ledger.give_back(object_id, sender)
+            self._release(self.ledger.give_back(object_id, sender))
 
     def _on_pins_taken(self, sender: Address, fact: msg.PinsTaken) -> None:
         for object_id in fact.object_ids:
@@ -454,13 +459,13 @@ class ObjectManager:
 
     def _on_pins_revoked(self, sender: Address, fact: msg.PinsRevoked) -> None:
         for object_id in fact.object_ids:
-            self._releases += self.ledger.give_back(object_id, fact.worker)
+            self._release(self.ledger.give_back(object_id, fact.worker))
 
     def _on_extent_wanted(self, sender: Address, fact: msg.ExtentWanted) -> None:
         self._extent_requests.add(sender, fact.request, fact.size, self._now)
 
     def _on_extent_returned(self, sender: Address, fact: msg.ExtentReturned) -> None:
-        self._releases += self.ledger.abandon(fact.offset, sender, written=True)
+        self._release(self.ledger.abandon(fact.offset, sender, written=True))
 
     def _full(self, size: int) -> str:
         """Return what a person needs to know about a full store."""
@@ -477,13 +482,10 @@ class ObjectManager:
     # -- endings, people, tests ------------------------------
 
     def _on_session_ending(self, sender: Address, fact: msg.SessionEnding) -> None:
-        told: dict[TaskID, None] = {}
-        for object_id, record in self.objects.items():
-            value = record.value
-            if value is not None and value.error and not record.heard and producer_of(object_id) not in told:
-                told[producer_of(object_id)] = None
-                self._say_unheard(record.name, object_id, value)
-        self._messages.append((sender, msg.SessionEnded()))
+        for object_id, record in unheard_failures(self.objects):
+            if record.value is not None:
+                self._say_unheard(record.name, object_id, record.value)
+        self._say(sender, msg.SessionEnded())
 
     def holders_of(self, object_id: ObjectID) -> list[str]:
         """Return who holds the object, in words."""

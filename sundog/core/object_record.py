@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import Address, ObjectID
+from sundog.core.ids import Address, ObjectID, TaskID, producer_of, return_ids
 from sundog.core.references import References
-from sundog.core.task import REMOTE, Value
+from sundog.core.task import REMOTE, TaskSpec, Value
 
 
 class ObjectRecord(msgspec.Struct, gc=False):
@@ -22,6 +22,10 @@ class ObjectRecord(msgspec.Struct, gc=False):
     name: str = ""
     #: How many returns its task has.
     returns: int = 1
+    #: Processes, tasks and containers that hold it (``references``); 0 while it stays for other nodes only, or is about to go.
+    holders: int = 0
+    #: The task that makes it, until it is sealed; of tasks that were submitted here.
+    spec: TaskSpec | None = None
     #: Clients to be answered, with the value or with the news; None when nobody waits (most objects, most of the time).
     wanting: list[Address] | None = None
     watching: list[Address] | None = None
@@ -31,6 +35,29 @@ class ObjectRecord(msgspec.Struct, gc=False):
     argument: bool = False
     #: A failure that somebody has been told of.
     heard: bool = False
+
+
+def siblings(objects: Mapping[ObjectID, ObjectRecord], object_id: ObjectID, returns: int) -> list[ObjectRecord]:
+    """Return the records of all returns of a task that somebody holds; nothing for its only one."""
+    if returns == 1:
+        return []
+    return [objects[o] for o in return_ids(producer_of(object_id), returns) if o in objects]
+
+
+def mark_heard(objects: Mapping[ObjectID, ObjectRecord], object_id: ObjectID, record: ObjectRecord) -> None:
+    """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
+    record.heard = True
+    for sibling in siblings(objects, object_id, record.returns):
+        sibling.heard = True
+
+
+def unheard_failures(objects: Mapping[ObjectID, ObjectRecord]) -> list[tuple[ObjectID, ObjectRecord]]:
+    """Return the failures that nobody was told of, one for each task."""
+    found: dict[TaskID, tuple[ObjectID, ObjectRecord]] = {}
+    for object_id, record in objects.items():
+        if record.value is not None and record.value.error and not record.heard:
+            found.setdefault(producer_of(object_id), (object_id, record))
+    return list(found.values())
 
 
 def check_records(
@@ -45,11 +72,12 @@ def check_records(
     """
     contained = [o for record in objects.values() for o in record.contained]
     expected = references.expected([*mentions, *contained])
-    if expected != references.counts:
-        both = {**expected, **references.counts}
-        wrong = [o.hex() for o in both if expected.get(o) != references.counts.get(o)]
+    counts = {object_id: record.holders for object_id, record in objects.items() if record.holders}
+    if expected != counts:
+        both = {**expected, **counts}
+        wrong = [o.hex() for o in both if expected.get(o) != counts.get(o)]
         raise InvariantViolation(f"holder counts differ for {wrong} (R4)")
-    if objects.keys() != references.counts.keys() | dict.fromkeys(retained).keys():
+    if objects.keys() != counts.keys() | dict.fromkeys(retained).keys():
         raise InvariantViolation("objects and held objects differ (O1)")
     for object_id, record in objects.items():
         here = record.value is not None and record.value.offset != REMOTE

@@ -56,8 +56,12 @@ def amount_of(name: str, room: Shape) -> int:
 
 def expected_wait(view: NodeView) -> Nanos:
     """Return how long one more task would probably wait on the node: nothing where a CPU is free and nobody queues."""
-    if not view.queued and amount_of(CPU, view.free) > 0:
-        return 0
+    if not view.queued:
+        for name, amount in view.free:  # amount_of(CPU, view.free)
+            if name == CPU:
+                if amount > 0:
+                    return 0
+                break
     slots = amount_of(CPU, view.capacity) // UNIT or 1
     return (view.queued + 1) * (view.mean or MEAN_UNKNOWN) // slots
 
@@ -120,27 +124,35 @@ class IndexedPolicy:
     def __init__(self) -> None:
         self.views: dict[NodeID, NodeView] = {}
         self._classes: dict[Shape, _NodeClass] = {}
+        self._class_of: dict[NodeID, _NodeClass] = {}
         #: wanted -> the classes that could ever hold it; forgotten when a class comes or goes.
         self._feasible: dict[Shape, tuple[_NodeClass, ...]] = {}
 
     def node_changed(self, view: NodeView) -> None:
         """See :class:`PlacementPolicy`."""
-        known = self.views.get(view.node)
-        if known is not None and known.capacity is not view.capacity and known.capacity != view.capacity:
+        node = view.node
+        known = self.views.get(node)
+        if known is None or known.capacity is not view.capacity:
+            self._classify(view, known)
+        self.views[node] = view
+        self._class_of[node].set(node, self._rank(view))
+
+    def _classify(self, view: NodeView, known: NodeView | None) -> None:
+        """The node is new, or its capacity may be."""
+        if known is not None and known.capacity != view.capacity:
             self.node_lost(view.node)
-        self.views[view.node] = view
         members = self._classes.get(view.capacity)
         if members is None:
             members = self._classes[view.capacity] = _NodeClass(view.capacity)
             self._feasible.clear()
-        members.set(view.node, self._rank(view))
+        self._class_of[view.node] = members
 
     def node_lost(self, node: NodeID) -> None:
         """See :class:`PlacementPolicy`."""
         view = self.views.pop(node, None)
         if view is None:
             return
-        members = self._classes[view.capacity]
+        members = self._class_of.pop(node)
         members.remove(node)
         if not members.nodes:
             del self._classes[view.capacity]

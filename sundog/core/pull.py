@@ -72,12 +72,12 @@ class Arrived(msgspec.Struct):
 
 
 class Pulls:
-    """See the module. The owner gives extents, subscribes to locations, seals what arrives, and performs ``take()``."""
+    """See the module. The owner gives extents, subscribes to locations, seals what arrives, and sends what is ``said``."""
 
-    def __init__(self, config: Config, node: NodeID) -> None:
+    def __init__(self, config: Config, node: NodeID, said: list[Action]) -> None:
         self._config = config
         self._node = node
-        self._pulls: dict[ObjectID, Pull] = {}
+        self.under_way: dict[ObjectID, Pull] = {}
         self._attempts: dict[int, Pull] = {}
         self._attempt = 0
         self._queue: deque[Pull] = deque()
@@ -87,28 +87,28 @@ class Pulls:
         #: Fetches under way, by source.
         self._load: dict[NodeID, int] = {}
         self.bytes = 0
-        self._actions: list[Action] = []
-        #: (attempt, bytes) for which an extent is wanted.
-        self.rooms: list[tuple[int, int]] = []
+        self._said = said
+        #: Attempt -> bytes for which an extent is wanted.
+        self.rooms: dict[int, int] = {}
 
     def __contains__(self, object_id: object) -> bool:
-        return object_id in self._pulls
+        return object_id in self.under_way
 
     def __len__(self) -> int:
-        return len(self._pulls)
+        return len(self.under_way)
 
     def want(self, object_id: ObjectID) -> bool:
         """Bring it here; True if that is new, and the owner should ask where it is."""
-        pull = self._pulls.get(object_id)
+        pull = self.under_way.get(object_id)
         if pull is not None:
             pull.abandoned = False
             return False
-        self._pulls[object_id] = Pull(object_id)
+        self.under_way[object_id] = Pull(object_id)
         return True
 
     def forget(self, object_id: ObjectID) -> None:
         """Nobody wants it any more."""
-        pull = self._pulls.get(object_id)
+        pull = self.under_way.get(object_id)
         if pull is None:
             return
         if pull.state is PullState.ROOM:
@@ -121,7 +121,7 @@ class Pulls:
 
     def located(self, object_id: ObjectID, size: int, nodes: tuple[NodeID, ...]) -> None:
         """The directory's answer."""
-        pull = self._pulls[object_id]
+        pull = self.under_way[object_id]
         pull.nodes = tuple([node for node in nodes if node != self._node])
         if pull.state is PullState.LOCATING and pull.nodes:
             pull.size = size
@@ -133,7 +133,7 @@ class Pulls:
         value = fact.value
         if pull is None or pull.state is not PullState.ASKED or pull.abandoned:
             if value is not None and value.offset >= 0:
-                self._actions.append(Send(sender, msg.PinsReturned((fact.object_id,))))
+                self._said.append(Send(sender, msg.PinsReturned((fact.object_id,))))
             if pull is not None and pull.abandoned:
                 self._leave(pull)
                 self._end(pull)
@@ -147,7 +147,7 @@ class Pulls:
             return Arrived(pull.object_id, value, fact.contained)
         pull.answer = fact
         pull.state = PullState.ROOM
-        self.rooms.append((pull.attempt, value.size))
+        self.rooms[pull.attempt] = value.size
         return None
 
     def granted(self, attempt: int, offset: int) -> bool:
@@ -158,7 +158,7 @@ class Pulls:
         pull.state = PullState.COPYING
         pull.offset = offset
         value = pull.answer.value
-        self._actions.append(StartFetch(pull.object_id, pull.source, value.size, offset, attempt, value.offset))
+        self._said.append(StartFetch(pull.object_id, pull.source, value.size, offset, attempt, value.offset))
         return True
 
     def refused(self, attempt: int) -> ObjectID | None:
@@ -199,7 +199,7 @@ class Pulls:
 
     def node_lost(self, node: NodeID) -> None:
         """What was asked of the node will not be answered. What is being copied from it the loop still reports."""
-        for pull in list(self._pulls.values()):
+        for pull in list(self.under_way.values()):
             pull.nodes = tuple([other for other in pull.nodes if other != node])
             if pull.source == node and pull.state in (PullState.ASKED, PullState.ROOM):
                 if pull.abandoned:
@@ -209,7 +209,7 @@ class Pulls:
                     self._fail(pull)
 
     def _return_pin(self, pull: Pull) -> None:
-        self._actions.append(Send(address(pull.source, HOST), msg.PinsReturned((pull.object_id,))))
+        self._said.append(Send(address(pull.source, HOST), msg.PinsReturned((pull.object_id,))))
 
     def _enqueue(self, pull: Pull) -> None:
         pull.state = PullState.QUEUED
@@ -218,6 +218,7 @@ class Pulls:
     def _leave(self, pull: Pull) -> None:
         """What was under way is not any more."""
         del self._attempts[pull.attempt]
+        self.rooms.pop(pull.attempt, None)
         self.bytes -= pull.size
         self._load[pull.source] -= 1
         if not self._load[pull.source]:
@@ -226,7 +227,7 @@ class Pulls:
         pull.state = PullState.LOCATING
 
     def _end(self, pull: Pull) -> None:
-        del self._pulls[pull.object_id]
+        del self.under_way[pull.object_id]
         self._resting.cancel(pull.object_id)
         pull.state = PullState.LOCATING  # a stale entry of the queue
 
@@ -238,15 +239,13 @@ class Pulls:
 
     def decide(self, now: Nanos) -> None:
         """Let those that have rested go on, and start what is allowed."""
-        if not self._pulls:
-            return
         for pull in self._failures:
-            if pull.state is PullState.RESTING and self._pulls.get(pull.object_id) is pull:
+            if pull.state is PullState.RESTING and self.under_way.get(pull.object_id) is pull:
                 wait = self._config.fetch_retry_after << min(pull.failures - 1, _DOUBLINGS_MAX)
                 self._resting.set(pull.object_id, now + wait)
         self._failures.clear()
         for object_id in self._resting.pop_due(now):
-            pull = self._pulls[object_id]
+            pull = self.under_way[object_id]
             if pull.nodes:
                 self._enqueue(pull)
             else:
@@ -273,12 +272,7 @@ class Pulls:
         self._attempts[pull.attempt] = pull
         self._load[pull.source] = self._load.get(pull.source, 0) + 1
         self.bytes += pull.size
-        self._actions.append(Send(address(pull.source, HOST), msg.FetchRequested(pull.object_id, pull.attempt)))
-
-    def take(self) -> list[Action]:
-        """Return and forget what is to be done."""
-        actions, self._actions = self._actions, []
-        return actions
+        self._said.append(Send(address(pull.source, HOST), msg.FetchRequested(pull.object_id, pull.attempt)))
 
     def next_deadline(self) -> Nanos | None:
         """Return when the next one has rested."""
@@ -286,7 +280,7 @@ class Pulls:
 
     def check_invariants(self) -> None:
         """Raise InvariantViolation unless F1 and F2 hold."""
-        active = [pull for pull in self._pulls.values() if pull.state in _ACTIVE]
+        active = [pull for pull in self.under_way.values() if pull.state in _ACTIVE]
         if self.bytes != sum(pull.size for pull in active):
             raise InvariantViolation(f"F1: {self.bytes} bytes are counted")
         if {pull.attempt for pull in active} != self._attempts.keys():

@@ -9,17 +9,17 @@ from __future__ import annotations
 import msgspec
 
 from sundog.core import messages as msg
-from sundog.core.cluster_objects import ClusterObjectManager
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ObjectID, TaskID
+from sundog.core.lent_objects import LendingObjectManager
 from sundog.core.recovery import Service
 from sundog.core.task import REMOTE
 
 
-class RetellingObjectManager(ClusterObjectManager):
+class RetellingObjectManager(LendingObjectManager):
     """See the module."""
 
-    HEARS = (*ClusterObjectManager.HEARS, msg.ServiceRestarted, msg.TasksListed, msg.EndsHeard)
+    HEARS = (*LendingObjectManager.HEARS, msg.ServiceRestarted, msg.TasksListed, msg.EndsHeard)
 
     def __init__(self, config: Config, node: NodeID, here: Address, driver: Address, head: Address) -> None:
         super().__init__(config, node, here, driver, head)

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 import msgspec
 
 from sundog.core import messages as msg
-from sundog.core.ids import NodeID, ObjectID
-from sundog.core.machine import Fact
+from sundog.core.actions import Send
+from sundog.core.ids import Address, NodeID, ObjectID
+from sundog.core.machine import Action, Fact
 from sundog.core.task import TaskSpec
 
 
@@ -30,77 +31,80 @@ class Shared(msgspec.Struct):
 
 
 class Announcements:
-    """See the module."""
+    """See the module. ``head`` is the address of the host with the directory; the owner sends what is ``said``."""
 
-    def __init__(self, node: NodeID) -> None:
+    def __init__(self, node: NodeID, head: Address, said: list[Action]) -> None:
         self._node = node
+        self._head = head
         self._recorded = 0
-        #: (kind, what) in order; ``what`` is a list for kinds that are gathered.
-        self._queue: list[tuple[type, list[ObjectID], list[tuple[ObjectID, int]], list[TaskSpec]]] = []
-        self._facts: list[Fact] = []
+        self._said = said
+        #: The kind of message that is being gathered, to be closed before anything is sent; and what of it.
+        self.gathering: type | None = None
+        self._ids: list[ObjectID] = []
+        self._sized: list[tuple[ObjectID, int]] = []
+        self._specs: list[TaskSpec] = []
 
-    def _open(self, kind: type) -> tuple[type, list[ObjectID], list[tuple[ObjectID, int]], list[TaskSpec]]:
-        if self._queue and self._queue[-1][0] is kind:
-            return self._queue[-1]
-        self._close()
-        entry: tuple[type, list[ObjectID], list[tuple[ObjectID, int]], list[TaskSpec]] = (kind, [], [], [])
-        self._queue.append(entry)
-        return entry
+    def _gather(self, kind: type) -> None:
+        """What follows is of this kind."""
+        if kind is not self.gathering:
+            self.close()
+            self.gathering = kind
 
-    def _close(self) -> None:
+    def close(self) -> None:
         """Turn what was gathered into a message."""
-        if not self._queue:
+        kind = self.gathering
+        if kind is None:
             return
-        kind, ids, sized, specs = self._queue.pop()
+        ids, sized, specs = tuple(self._ids), tuple(self._sized), tuple(self._specs)
+        self.gathering, self._ids, self._sized, self._specs = None, [], [], []
+        fact: Fact
         if kind is msg.NodeHolds:
-            made = tuple([object_id for object_id, made_here in sized if made_here])
-            self._facts.append(msg.NodeHolds(self._node, tuple(ids), made))
+            fact = msg.NodeHolds(self._node, ids, tuple([object_id for object_id, made_here in sized if made_here]))
         elif kind is msg.NodeReleases:
-            self._facts.append(msg.NodeReleases(self._node, tuple(ids)))
+            fact = msg.NodeReleases(self._node, ids)
         elif kind is msg.LocationsAdded:
-            self._facts.append(msg.LocationsAdded(self._node, tuple(sized)))
+            fact = msg.LocationsAdded(self._node, sized)
         elif kind is msg.RecipesRecorded:
             self._recorded += 1
-            self._facts.append(msg.RecipesRecorded(self._recorded, tuple(specs), tuple(ids)))
+            fact = msg.RecipesRecorded(self._recorded, specs, ids)
         else:
-            self._facts.append(kind(tuple(ids)))
+            fact = kind(ids)
+        self._said.append(Send(self._head, fact))
 
     def holds(self, object_id: ObjectID, *, made_here: bool = False) -> None:
         """References exist here; ``made_here``: it will be sealed here."""
-        entry = self._open(msg.NodeHolds)
-        entry[1].append(object_id)
-        entry[2].append((object_id, int(made_here)))
+        self._gather(msg.NodeHolds)
+        self._ids.append(object_id)
+        self._sized.append((object_id, int(made_here)))
 
     def releases(self, object_id: ObjectID) -> None:
         """No reference is left here."""
-        self._open(msg.NodeReleases)[1].append(object_id)
+        self._gather(msg.NodeReleases)
+        self._ids.append(object_id)
 
     def located(self, object_id: ObjectID, size: int) -> None:
         """A copy of ``size`` bytes is here."""
-        self._open(msg.LocationsAdded)[2].append((object_id, size))
+        self._gather(msg.LocationsAdded)
+        self._sized.append((object_id, size))
 
     def wants(self, object_id: ObjectID) -> None:
         """Who has it?"""
-        self._open(msg.LocationsWanted)[1].append(object_id)
+        self._gather(msg.LocationsWanted)
+        self._ids.append(object_id)
 
     def wants_no_more(self, object_id: ObjectID) -> None:
         """That is no longer of interest."""
-        self._open(msg.LocationsUnwanted)[1].append(object_id)
+        self._gather(msg.LocationsUnwanted)
+        self._ids.append(object_id)
 
     def records(self, object_id: ObjectID, specs: Iterable[TaskSpec]) -> None:
         """``specs`` make ``object_id``, which is about to leave."""
-        entry = self._open(msg.RecipesRecorded)
-        entry[1].append(object_id)
-        entry[3].extend(specs)
+        self._gather(msg.RecipesRecorded)
+        self._ids.append(object_id)
+        self._specs.extend(specs)
 
     def say(self, fact: Fact) -> None:
         """Say ``fact`` after all that was announced."""
-        self._close()
-        self._facts.append(fact)
-
-    def take(self) -> list[Fact]:
-        """Return and forget what is to be told, in order."""
-        if self._queue:
-            self._close()
-        facts, self._facts = self._facts, []
-        return facts
+        if self.gathering is not None:
+            self.close()
+        self._said.append(Send(self._head, fact))

@@ -36,7 +36,7 @@ def object_row(host: Host, object_id: ObjectID) -> Row | None:
         "where": None if value is None else ("arena" if value.offset >= 0 else "inline"),
         "made_by": record.name,
         "task": producer_of(object_id).hex(),
-        "holders": host.object_manager.references.counts.get(object_id, 0),
+        "holders": record.holders,
     }
 
 

@@ -65,7 +65,7 @@ def test_a_lost_node_is_not_heard_by_anybody() -> None:
     made.kill(other)
     made.head.driver.drop_all()
     made.run()
-    made.run_for(500 * MILLISECOND)
+    made.run_for(1_200 * MILLISECOND)
     made.check_empty()
 
 

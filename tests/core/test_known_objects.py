@@ -91,7 +91,7 @@ def test_remembered_values_are_bounded_one_by_one_and_together() -> None:
     known.remember(large, replace(value, size=101))
     assert known.values[large] is None
     for object_id in [large, *ids]:
-        known.forget(object_id)
+        known.forget([object_id])
         known.check_invariants(held)
     assert not known.values
     assert not known._old

@@ -17,6 +17,7 @@ from sundog.core.executor import Executor
 from sundog.core.global_scheduler import GlobalScheduler
 from sundog.core.host import Host
 from sundog.core.ids import DRIVER, HOST, NodeID, ProcessID, address
+from sundog.core.lent_objects import LendingObjectManager
 from sundog.core.lineage import Lineage
 from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.membership import Membership
@@ -37,6 +38,7 @@ MACHINES: list[Any] = [
     ClusterObjectManager(CONFIG, NODE, HERE, TO_DRIVER, HERE),
     ClusterScheduler(CONFIG, NODE, HERE, HERE, TO_DRIVER, ProcessID(2)),
     GlobalScheduler(CONFIG, HERE, policy("bottom_up"), random.Random(0)),
+    LendingObjectManager(CONFIG, NODE, HERE, TO_DRIVER, HERE),
     Lineage(CONFIG, HERE),
     LocalScheduler(CONFIG, NODE, HERE, HERE, TO_DRIVER, ProcessID(2)),
     Membership(CONFIG, HERE),

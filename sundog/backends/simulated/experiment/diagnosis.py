@@ -57,7 +57,7 @@ def leftovers(experiment: Experiment) -> str:
         tables = {
             "tasks": host.local_scheduler.tasks,
             "objects": host.object_manager.objects,
-            "held IDs": host.object_manager.references.counts,
+            "held IDs": sum([held for _, held in host.object_manager.references.held_by_processes()]),
             "bytes of extents": host.object_manager.ledger.used_bytes,
         }
         if host.here == host.head:

@@ -42,7 +42,7 @@ from sundog.core.task_record import (
 )
 from sundog.core.task_table import TaskTable
 from sundog.core.units import Nanos
-from sundog.core.verdicts import crash_message
+from sundog.core.verdicts import crash_message, unborn_message
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
 _DISPATCHED, _BLOCKED, _RESUMABLE = TaskState.DISPATCHED, TaskState.BLOCKED, TaskState.RESUMABLE
@@ -375,7 +375,7 @@ class LocalScheduler(TaskTable):
         worker = self.pool.workers.get(fact.worker)
         if worker is None:
             return
-        idle_death = worker.sequence == 0 and worker.state is not WorkerState.STOPPING
+        unborn = not fact.started and worker.state is not WorkerState.STOPPING
         self.pool.lost(worker)
         self.pipelines.lost(worker)
         worker.reclaiming = False
@@ -384,8 +384,8 @@ class LocalScheduler(TaskTable):
                 self.blocking.leave(record)
             record.worker, record.expired, record.pins = None, 0, ()
             self._worker_died(record, worker, fact)
-        if idle_death:
-            self._start_failed(f"worker {fact.worker} ended with status {fact.status} before its first task")
+        if unborn:
+            self._start_failed(unborn_message(fact))
 
     def _worker_died(self, record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> None:
         """Blame only the task that was running; finished ones that were not reported run again uncharged (P3)."""

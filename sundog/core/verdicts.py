@@ -19,6 +19,13 @@ def _signal(number: int) -> str:
     return f"signal {number}" if name is None else f"signal {number} ({name})"
 
 
+def unborn_message(fact: ev.WorkerLost) -> str:
+    """Return what a person needs to know of a worker that died before it ran anything."""
+    text = f"worker {fact.worker} ended with status {fact.status} before its first task"
+    last = fact.output.rstrip().rpartition("\n")[2]
+    return f"{text}; the last it said was: {last}" if last else text
+
+
 def crash_message(record: TaskRecord, worker: WorkerRecord, fact: ev.WorkerLost) -> str:
     """Return what a person needs to know of a task whose worker died under it."""
     how = _signal(-fact.status) if fact.status < 0 else f"exit code {fact.status}"

@@ -101,6 +101,24 @@ def test_when_no_worker_ever_comes_up_what_is_ready_fails_with_the_reason() -> N
     assert fleet.get(fleet.driver.call("nest", content=3)) == [None]
 
 
+def test_workers_that_die_with_their_first_task_are_not_replaced_without_a_pause() -> None:
+    fleet = fleet_with(cpus=1)
+
+    def strike(fleet: Fleet) -> None:
+        for worker in list(fleet.workers.values()):
+            worker.frozen = not worker.started
+            if worker.frozen and worker.inbox:
+                fleet.kill(worker.number, status=1)
+
+    fleet.before_round = strike
+    failure = fleet.error(fleet.driver.call("nest", content=0)).failure
+    assert failure is not None
+    assert "no worker process could be started: worker 7 ended with status 1 before its first task" in failure.message
+    assert fleet.killed == 6
+    fleet.before_round = lambda fleet: None
+    assert fleet.get(fleet.driver.call("nest", content=3)) == [None]
+
+
 def test_nesting_beyond_what_the_system_allows_fails_with_the_reason_and_shallower_nesting_works_on() -> None:
     fleet = fleet_with(cpus=1)
     fleet.start_fails = lambda number: "no more processes" if len(fleet.workers) >= 5 else None

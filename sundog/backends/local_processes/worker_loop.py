@@ -13,6 +13,7 @@ the helper, of which each look takes the interpreter from the bodies, looks seld
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.local_processes.process import limit_reached
 from sundog.backends.local_processes.progress import FINISHED, STARTED
 from sundog.backends.local_processes.pump import ClientPump
 from sundog.backends.local_processes.worker_output import WorkerOutput
@@ -130,7 +132,10 @@ class WorkerPort:
     def run(self, body: Body) -> None:
         """Run tasks until the node says to stop; leaves the process when the link ends. For the main thread, once."""
         self._pumping.acquire()
-        start_new_thread(self._help, ())
+        try:
+            start_new_thread(self._help, ())
+        except RuntimeError:  # the last process that a limit allows has no room for its second thread
+            raise SystemExit(limit_reached(BlockingIOError(errno.EAGAIN, ""))) from None
         executor = self._executor
         while True:
             run = executor.next()

@@ -199,6 +199,8 @@ class _Zygote:
             status = main(worker, socket.socket(fileno=link), tokens, self.boot, self.arena_fd, self.progress_fd)
         except SystemExit as leave:
             status = leave.code if isinstance(leave.code, int) else 1
+            if isinstance(leave.code, str):  # why it does not come up, in a line
+                os.write(2, f"{leave.code}\n".encode("utf-8", "replace"))
         except BaseException:
             with contextlib.suppress(BaseException):
                 os.write(2, _story().encode("utf-8", "replace"))

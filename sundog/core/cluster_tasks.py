@@ -25,7 +25,7 @@ from sundog.core.offers import Offers
 from sundog.core.recovery import Service
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
 from sundog.core.task_record import NO_VALUES, NOTHING_MISSING, TaskRecord, set_state
-from sundog.core.task_table import INLINE, UNKNOWN_FUNCTION
+from sundog.core.task_table import UNKNOWN_FUNCTION
 from sundog.core.units import Nanos
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
@@ -171,8 +171,8 @@ class ClusterScheduler(LocalScheduler):
             spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
         )
         self.tasks[spec.task_id] = record
-        if spec.arguments.offset == INLINE:
-            self.argument_bytes += spec.arguments.size
+        if spec.arguments.size > self._small_arguments:
+            self.argument_bytes += self._counted(spec)
         self.foreign[spec.task_id] = fact
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
@@ -194,8 +194,7 @@ class ClusterScheduler(LocalScheduler):
             self._fail_by_argument(record, value)
             return
         record.spec = msgspec.structs.replace(record.spec, arguments=value)
-        if value.offset == INLINE:
-            self.argument_bytes += value.size
+        self.argument_bytes += self._counted(record.spec)
         if not record.missing:
             self._to_ready(record)
 

@@ -47,7 +47,8 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     infeasible_grace: Nanos = 1 * SECOND
     #: Nothing has moved for this long while tasks are blocked: look for a deadlock.
     stall_after: Nanos = 100 * MILLISECOND
-    #: Submitted and unfinished tasks of one node before ``.remote()`` waits: 1,000,000, or ``submitted_bytes_max`` of arguments.
+    #: Submitted and unfinished tasks of one node before ``.remote()`` waits: 1,000,000, or ``submitted_bytes_max`` of arguments
+    #: that travel inline, without those that are so small that a million of them do not make as much.
     submitted_unfinished_max: int = 1_000_000
     submitted_bytes_max: int = 1 * GIB
 

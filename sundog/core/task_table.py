@@ -29,8 +29,6 @@ from sundog.core.worker_pool import WorkerPool
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
 _DISPATCHED, _FINISHED = TaskState.DISPATCHED, TaskState.FINISHED
-#: The offset of a value whose bytes travel with it.
-INLINE = -1
 #: Stands in the record of a task whose function was never exported, while it fails.
 UNKNOWN_FUNCTION = FunctionRecord("", Value(0))
 
@@ -54,8 +52,10 @@ class TaskTable:
         self._order = 0
         #: What this step retires.
         self._retired: list[msg.TaskRetired] = []
-        #: Bytes of the arguments of unfinished tasks, as far as they are in their specs.
+        #: Bytes of the arguments of unfinished tasks that are in their specs. Small ones need no counting: as many as may be
+        #: unfinished have no more than ``submitted_bytes_max`` together.
         self.argument_bytes = 0
+        self._small_arguments = config.submitted_bytes_max // max(1, config.submitted_unfinished_max)
         #: Clients that were told to wait with submitting.
         self._paused: dict[Address, None] = {}
         #: Who was born and who is gone, for the control store; None when nobody asks.
@@ -71,9 +71,8 @@ class TaskTable:
         function = self._functions.get(spec.function_id)
         record = TaskRecord(spec, submitter, order, function or UNKNOWN_FUNCTION, values, missing)
         self.tasks[spec.task_id] = record
-        arguments = spec.arguments
-        if arguments.size and arguments.offset == INLINE:
-            self.argument_bytes += arguments.size
+        if spec.arguments.size > self._small_arguments:
+            self.argument_bytes += self._counted(spec)
         if self.journal is not None:
             self.journal.tasks_born.append(spec.task_id)
         if function is None:
@@ -147,9 +146,8 @@ class TaskTable:
             set_state(record, _FINISHED)
         spec = record.spec
         del self.tasks[spec.task_id]
-        arguments = spec.arguments
-        if arguments.size and arguments.offset == INLINE:
-            self.argument_bytes -= arguments.size
+        if spec.arguments.size > self._small_arguments:
+            self.argument_bytes -= self._counted(spec)
         if self.journal is not None:
             ran = self._now - record.dispatched_at if record.sequence else 0
             worker = process_of(writer) if writer != self._here else None
@@ -198,8 +196,12 @@ class TaskTable:
         else:
             self._to_ready(record)
 
+    def _counted(self, spec: TaskSpec) -> int:
+        """Return for how much the task's arguments count in ``argument_bytes``."""
+        arguments = spec.arguments
+        return arguments.size if arguments.offset == -1 and arguments.size > self._small_arguments else 0
+
     def _check_argument_bytes(self) -> None:
-        specs = [record.spec for record in self.tasks.values()]
-        counted = sum([spec.arguments.size for spec in specs if spec.arguments.offset == INLINE])
+        counted = sum([self._counted(record.spec) for record in self.tasks.values()])
         if counted != self.argument_bytes:
             raise InvariantViolation(f"unfinished tasks have {counted} bytes of arguments, not {self.argument_bytes}")

@@ -9,7 +9,7 @@ SEED ?= 0
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench compare validate soak schema build clean
+.PHONY: help demo test integration check format bench compare growth validate soak schema build clean
 
 help: ## Show the targets.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -62,6 +62,10 @@ bench: $(VENV)/installed ## Print the table of what things cost.
 
 compare: $(VENV)/peers/installed ## Put Ray, Dask, joblib and concurrent.futures beside sundog, for MINUTES (10).
 	$(VENV)/peers/bin/python -m benchmarks.compare --minutes $(MINUTES)
+
+growth: $(VENV)/installed ## Measure how cost grows with size: growth.md, growth.json and growth.svg.
+	$(PIP) -e '.[plots]'
+	$(BIN)/python -m benchmarks.growth
 
 validate: $(VENV)/installed ## Hold the simulator against closed forms, and print the table.
 	$(BIN)/python -m benchmarks.validation

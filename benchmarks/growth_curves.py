@@ -16,8 +16,10 @@ import msgspec
 import sundog
 from benchmarks.growth_point import Point, grown, measured, weights
 
+#: What a session does before anything is measured.
+_WARM_UP = 2_000
 #: Small sizes are repeated until this many items are done, but not too often: looking at all processes takes its time.
-_ITEMS_MIN = 2_000
+_ITEMS_MIN = 30_000
 _ROUNDS_MAX = 30
 #: Weights below this size are lost in the noise of allocators.
 _HEAVY_MIN = 10_000
@@ -27,20 +29,38 @@ _WORKERS = 2
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """``what`` grows along the axis; costs are those of one ``item``; ``ceiling``: the exponent that the total may have."""
+    """``what`` grows along the axis; costs are those of one ``item``; ``ceiling``: the exponent that the total may have.
+
+    ``proportional``: there are as many items as the size says; otherwise their number is fixed. ``note``: for the document.
+    """
 
     what: str
     item: str
     ceiling: float = 1.1
+    proportional: bool = True
+    note: str = ""
 
 
 CURVES = {
     "tasks in flight": Curve("tasks submitted and unfinished", "task"),
     "objects: put": Curve("objects alive", "put"),
-    "objects: get": Curve("objects alive", "get"),
+    "objects: get": Curve(
+        "objects alive",
+        "get",
+        note="A driver knows the values that it put last (`known_bytes_max`); beyond those it asks the node.",
+    ),
     "workers: start": Curve("workers", "worker"),
-    "workers: tasks": Curve("workers, 10,000 empty tasks", "task"),
-    "nesting": Curve("depth, on one worker", "level"),
+    "workers: tasks": Curve(
+        "workers, 10,000 empty tasks",
+        "task",
+        proportional=False,
+        note="All on the same cores: a worker that has to wait for one wakes up for fewer tasks at a time, with cold caches.",
+    ),
+    "nesting": Curve(
+        "depth, on one worker",
+        "level",
+        note="Each level is a worker process of its own: to fork it, and the pages that it makes its own.",
+    ),
     "arguments": Curve("IDs that one task takes", "argument"),
     "fan-in": Curve("unfinished tasks whose results one task takes", "task"),
     "fan-out": Curve("tasks that wait for one object", "task"),
@@ -84,7 +104,7 @@ def level(depth: int) -> int:
 def session(workers: int = _WORKERS, **settings: Any) -> Iterator[None]:
     """A session that has done everything once."""
     with sundog.init(num_workers=workers, **settings):
-        sundog.get([nothing.remote() for _ in range(_ITEMS_MIN)])
+        sundog.get([nothing.remote() for _ in range(_WARM_UP)])
         sundog.get([echo.remote(), after.remote(sundog.put(1)), count.remote(1)])
         yield
 
@@ -177,7 +197,7 @@ def workers(size: int) -> list[Point]:
             sundog.get(ids)
     with context:
         start.weight, start.heavy = grown(before), size
-        sundog.get([nothing.remote() for _ in range(_ITEMS_MIN)])
+        sundog.get([nothing.remote() for _ in range(_WARM_UP)])
         with measured(tasks):
             sundog.get([nothing.remote() for _ in range(tasks.items)])
     return [start, tasks]

@@ -10,15 +10,15 @@ import msgspec
 from benchmarks.growth_curves import CURVES
 from benchmarks.growth_point import Point
 
-#: The upper end of a curve: sizes from this share of the largest on. What is fixed has faded there.
-_UPPER = 1 / 100
+#: The upper end of a curve: so many of its largest sizes. What is fixed has faded there.
+_UPPER = 3
 _INTRODUCTION = """# How cost grows
 
 `python -m benchmarks.growth` wrote this file, `growth.json` and `growth.svg`. Every point is a session of its own on
 `local_processes`, in a fresh process. *wall* is by the clock, and other work on the machine makes it longer; *computing* is
 what all processes of the session spent on cores, which hardly changes. *bytes* are proportional set size of all of them.
-The *exponent* is the slope of a fit of the total to the size, both in logarithms: 1.00 is linear. It is fitted to
-all sizes, and to the upper end (sizes from a hundredth of the largest on), where nothing fixed hides what grows.
+The *exponent* is the slope of a fit of the total to the size, both in logarithms: 1.00 is linear. The verdict goes by the upper
+end (the three largest sizes), where nothing fixed hides what grows; up to 1.10 counts as linear.
 """
 
 
@@ -41,25 +41,25 @@ class Growth(msgspec.Struct):
 
 
 def exponent(points: Sequence[Point], cost: Callable[[Point], float]) -> float | None:
-    """Return the exponent with which the total grows: 1 + the least-squares slope of ``cost`` of one item over size, in
-    logarithms. None for fewer than two sizes."""
+    """Return the exponent with which the total grows: the least-squares slope of ``cost`` of one item, times their number, over
+    size, in logarithms. None for fewer than two sizes."""
+    proportional = points and CURVES[points[0].curve].proportional
     pairs = [(math.log(point.size), math.log(cost(point))) for point in points if cost(point) > 0]
     if len(pairs) < 2:
         return None
     mean_x, mean_y = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
     spread = sum((x - mean_x) ** 2 for x, _ in pairs)
     slope: float = sum((x - mean_x) * (y - mean_y) for x, y in pairs) / spread
-    return 1 + slope
+    return 1 + slope if proportional else slope
 
 
-def upper(points: Sequence[Point]) -> list[Point]:
-    """Return the upper end of a curve: at least the three largest sizes."""
-    cut = points[-1].size * _UPPER
-    return [point for number, point in enumerate(points) if point.size >= cut or number >= len(points) - 3]
+def upper(points: Sequence[Point]) -> Sequence[Point]:
+    """Return the upper end of a curve."""
+    return points[-_UPPER:]
 
 
 class Verdict(msgspec.Struct):
-    """The exponents of one curve. ``linear``: none of those that count is above the ceiling."""
+    """The exponents of one curve. ``linear``: neither computing nor bytes pass the ceiling at the upper end."""
 
     curve: str
     whole: float
@@ -78,7 +78,7 @@ def judge(growth: Growth, name: str) -> Verdict | None:
     heavy = [point for point in points if (point.bytes_each or 0) > 0]
     weight = exponent(upper(heavy), lambda point: point.bytes_each or 0.0) if heavy else None
     ceiling = CURVES[name].ceiling
-    return Verdict(name, whole, end, weight, max(whole, end, weight or 0.0) <= ceiling)
+    return Verdict(name, whole, end, weight, max(end, weight or 0.0) <= ceiling)
 
 
 def _figure(value: float) -> str:
@@ -105,7 +105,7 @@ def _section(growth: Growth, name: str, verdict: Verdict) -> list[str]:
         elif weighs:
             line += [""] * 4
         lines.append(line)
-    return [f"## {name}", "", *_table(lines)]
+    return [f"## {name}", "", *_table(lines), *([curve.note, ""] if curve.note else [])]
 
 
 def document(growth: Growth) -> str:
@@ -116,7 +116,7 @@ def document(growth: Growth) -> str:
         f"{growth.date}, {growth.machine}, load {growth.load:.1f} before it began; {versions}; {growth.seconds:.0f} s.\n",
     ]
     judged = [verdict for verdict in (judge(growth, name) for name in CURVES) if verdict is not None]
-    lines = [["curve", "exponent of computing", "at the upper end", "exponent of bytes", "verdict"]]
+    lines = [["curve", "exponent of computing, all sizes", "upper end", "of bytes, upper end", "verdict"]]
     for verdict in judged:
         weight = "" if verdict.weight is None else f"{verdict.weight:.2f}"
         found = "linear or better" if verdict.linear else "**worse than linear**"

@@ -291,26 +291,27 @@ class GlobalScheduler:
             given = self._with.get(node, 0)
             if given > queued:  # what is on its way to the node is not in its report
                 queued = max(queued, given - amount_of(CPU, known.capacity) // UNIT)
-            if mean:
-                if node in self._unmeasured:
-                    del self._unmeasured[node]
-                if mean >= 2 * self._mean:
-                    self._learn(mean)
-            mean = mean or self._mean
+            if not mean:
+                mean = self._mean
+            elif self._unmeasured or mean >= 2 * self._mean:
+                self._learn(node, mean)
             if queued != known.queued or mean != known.mean or fact.free != known.free:
                 self._set_node(NodeView(node, known.capacity, fact.free, queued, mean))
-            self._nodes_changed = True  # for a policy that draws
-        ends = self._heard.get(node)
-        if ends is not None:
-            config = self._config
-            if len(ends.task_ids) >= config.ends_heard_max or self._now - ends.since >= config.ends_heard_after:
+            else:
+                self._nodes_changed = True  # for a policy that draws
+        if node in self._heard:
+            ends, config = self._heard[node], self._config
+            if self._now - ends.since >= config.ends_heard_after or len(ends.task_ids) >= config.ends_heard_max:
                 self._acknowledge_ends(node, self._actions)
 
-    def _learn(self, mean: Nanos) -> None:
+    def _learn(self, measured: NodeID, mean: Nanos) -> None:
         """Nodes that have measured nothing pass for the slowest that has: else they would seem quicker, and get everything at once.
 
         Only upwards, so that there are few such changes; what has a free CPU is given a task anyhow, and measures it.
         """
+        self._unmeasured.pop(measured, None)
+        if mean < 2 * self._mean:
+            return
         self._mean = mean
         for node in self._unmeasured:
             view = self.nodes[node]

@@ -61,12 +61,13 @@ class Membership:
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``."""
         self._now = now
-        if self._look_at is not None and now > self._look_at + self._config.heartbeat_every:
+        due = self._look_at is not None and now >= self._look_at
+        if due:
             self._excuse_lateness()
         handlers = self._handlers
         for sender, fact in events:
             handlers[type(fact)](sender, fact)
-        if self._look_at is not None and now >= self._look_at:
+        if due:
             self._look()
         if self._lost or self._silent or self._strangers:
             return self._tell()

@@ -93,10 +93,8 @@ class _NodeClass:
         self.rank: dict[NodeID, int] = {}
 
     def set(self, node: NodeID, rank: int) -> None:
-        known = self.rank.get(node)
-        if known == rank:
-            return
-        if known is None:
+        """The node is new here, or has another rank than before."""
+        if node not in self.rank:
             insort(self.nodes, node)
         self.rank[node] = rank
         heappush(self.heap, (rank, node))
@@ -135,7 +133,9 @@ class IndexedPolicy:
         if known is None or known.capacity is not view.capacity:
             self._classify(view, known)
         self.views[node] = view
-        self._class_of[node].set(node, self._rank(view))
+        members, rank = self._class_of[node], self._rank(view)
+        if rank != members.rank.get(node):
+            members.set(node, rank)
 
     def _classify(self, view: NodeView, known: NodeView | None) -> None:
         """The node is new, or its capacity may be."""

@@ -11,7 +11,7 @@ from sundog.core.config import Config
 from sundog.core.global_scheduler import GlobalScheduler
 from sundog.core.ids import DRIVER, HOST, Address, FunctionID, NodeID, ObjectID, TaskID, address
 from sundog.core.machine import Action, Fact, Rng
-from sundog.core.placement import Central, policy
+from sundog.core.placement import Central, NodeView, policy
 from sundog.core.resources import ONE_CPU, Shape, shape
 from sundog.core.task import TaskSpec, Value
 from sundog.core.units import MILLISECOND, SECOND
@@ -194,3 +194,56 @@ def test_a_report_looks_at_the_first_of_what_waits_and_not_at_all() -> None:
     assert len(asked) == 2
     assert asked[0] == task(1).task_id, "in order of arrival"
     machine.check_invariants()
+
+
+def ended(number: int, node: int) -> msg.TaskEnded:
+    return msg.TaskEnded(task(number).task_id, NodeID(node))
+
+
+def report(node: int, queued: int = 0) -> msg.LoadReported:
+    return msg.LoadReported(NodeID(node), shape({"CPU": 1}), queued)
+
+
+def acknowledged(actions: list[Action]) -> list[tuple[Address, int]]:
+    """Return to whom, of how many ends, it is said that they were heard."""
+    sends = [action for action in actions if isinstance(action, Send)]
+    return [(action.to, len(action.message.task_ids)) for action in sends if isinstance(action.message, msg.EndsHeard)]
+
+
+def test_that_ends_were_heard_is_told_in_lots() -> None:
+    """With a task that goes there anyhow, else when there are many, or the first has waited for long; always at a report."""
+    bench, few, many, long = Bench("round_robin"), CONFIG.ends_heard_max // 8, CONFIG.ends_heard_max, CONFIG.ends_heard_after
+    bench.step(0, join(1, CPU=1))
+    assert acknowledged(bench.step(1, *[ended(number, 1) for number in range(few - 1)], spilled(task(100)))) == []
+    assert acknowledged(bench.step(2, ended(few, 1), report(1))) == []
+    told = bench.step(3, spilled(task(101)))
+    assert acknowledged(told) == [(host(1), few)]
+    assert [type(action.message) for action in told if isinstance(action, Send)] == [msg.EndsHeard, msg.TaskAssigned]
+    assert acknowledged(bench.step(4, *[ended(number, 1) for number in range(many)])) == []
+    assert acknowledged(bench.step(5, report(1))) == [(host(1), many)]
+    assert acknowledged(bench.step(6, ended(1, 1), report(1))) == []
+    assert acknowledged(bench.step(6 + long - 1, report(1))) == []
+    assert acknowledged(bench.step(6 + long, report(1))) == [(host(1), 1)]
+    assert acknowledged(bench.step(7 + 2 * long, report(1))) == []
+
+
+def test_ends_of_a_lost_node_are_not_kept() -> None:
+    bench = Bench()
+    bench.step(0, join(1, CPU=1), ended(1, 1), msg.NodeLost(NodeID(1)))
+    assert bench.machine._heard == {}
+
+
+def test_a_policy_hears_of_reports_that_change_something() -> None:
+    class Counting(Central):
+        changes = 0
+
+        def node_changed(self, view: NodeView) -> None:
+            self.changes += 1
+            super().node_changed(view)
+
+    counting = Counting()
+    machine = GlobalScheduler(CONFIG, HERE, counting, None)
+    machine.step(0, [(HERE, join(1, CPU=1))])
+    for now, queued in ((1, 0), (2, 0), (3, 5), (4, 5)):
+        machine.step(now, [(host(1), report(1, queued))])
+    assert counting.changes == 2

@@ -85,3 +85,21 @@ def test_a_little_late_is_not_late() -> None:
     bench = Bench()
     bench.step(0, join(0), join(1))
     assert bench.step(3 * SECOND + MILLISECOND) == [ClosePeer(NodeID(1)), lost(0, 1)]
+
+
+def test_who_was_heard_is_looked_for_once_in_a_while_and_lost_in_time() -> None:
+    """Nodes that fall silent one after the other, among others that go on."""
+    bench = Bench()
+    bench.step(0, *[join(node) for node in range(5)])
+    ends = {1: 2 * SECOND, 2: 5 * SECOND, 3: 5 * SECOND + 50 * MILLISECOND}
+    seen: dict[int, int] = {}
+    now, looks = 0, 0
+    while now < 12 * SECOND:
+        now += 50 * MILLISECOND
+        beats = [beat(node) for node in range(1, 5) if now <= ends.get(node, now)]
+        looks += now >= (bench.machine.next_deadline() or 0)
+        for action in bench.step(now, *beats):
+            if isinstance(action, ClosePeer):
+                seen[action.node] = now
+    assert seen == {node: end + CONFIG.node_lost_after for node, end in ends.items()}
+    assert looks < 10

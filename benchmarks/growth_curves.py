@@ -54,7 +54,8 @@ CURVES = {
         "workers, 10,000 empty tasks",
         "task",
         proportional=False,
-        note="All on the same cores: a worker that has to wait for one wakes up for fewer tasks at a time, with cold caches.",
+        note="Tasks are spread evenly, as if each worker had a core of its own. Where there are fewer cores, what comes in at a\n"
+        "time gives each of many workers one task or two to wake up for, with cold caches.",
     ),
     "nesting": Curve(
         "depth, on one worker",

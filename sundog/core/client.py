@@ -211,7 +211,7 @@ class Client:
     # -- requests ------------------------------
 
     def _on_get_requested(self, fact: ev.GetRequested) -> None:
-        if self._refuse(fact.request):
+        if self._closed is not None and self._refuse(fact.request):
             return
         missing = dict.fromkeys(fact.object_ids)
         known = self.known.values

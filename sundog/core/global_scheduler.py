@@ -76,7 +76,7 @@ class _Ends(msgspec.Struct, gc=False):
     """Ends of tasks that the node which had them does not know to have been heard."""
 
     since: Nanos
-    task_ids: list[TaskID]
+    task_ids: dict[TaskID, None]
 
 
 class _NoRng:
@@ -242,9 +242,9 @@ class GlobalScheduler:
         """Free what is counted for it, tell the directory of what stays there, and the one that waits of the rest."""
         node, task_id = fact.node, fact.task_id
         if node in self._heard:
-            self._heard[node].task_ids.append(task_id)
+            self._heard[node].task_ids[task_id] = None
         else:
-            self._heard[node] = _Ends(self._now, [task_id])
+            self._heard[node] = _Ends(self._now, {task_id: None})
         assigned = self.assigned.get(task_id)
         if assigned is None or assigned.node != node:
             self._announce(fact)  # nobody waits: the copies that nobody holds go
@@ -386,10 +386,13 @@ class GlobalScheduler:
             self._assign(node, shape)
             self.assigned[task_id] = Assigned(task, node)
             self._introduce(node, actions)
-            if node in self._heard and len(self._heard[node].task_ids) >= self._config.ends_heard_max // _GOES_ANYHOW:
-                self._acknowledge_ends(node, actions)
-            message = msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)
-            actions.append(Send(address(node, HOST), message))
+            if node in self._heard:
+                ends = self._heard[node].task_ids
+                if task.starts:
+                    ends.pop(task_id, None)  # it will end there once more, and that has not been heard
+                if len(ends) >= self._config.ends_heard_max // _GOES_ANYHOW:
+                    self._acknowledge_ends(node, actions)
+            actions.append(Send(address(node, HOST), msg.TaskAssigned(spec, task.submitter, task.starts, task.rebuild)))
         if tasks:
             self._see_to_graces(shape, tasks, now)
 
@@ -443,9 +446,8 @@ class GlobalScheduler:
         if known.queued:
             view = NodeView(node, known.capacity, known.free, known.queued - 1, known.mean)
         else:
-            capacity = known.capacity
-            free = tuple([(n, min(amount_of(n, capacity), have + amount_of(n, shape))) for n, have in known.free])
-            view = NodeView(node, capacity, free, 0, known.mean)
+            free = tuple([(n, min(amount_of(n, known.capacity), have + amount_of(n, shape))) for n, have in known.free])
+            view = NodeView(node, known.capacity, free, 0, known.mean)
         self._set_node(view)
 
     def _remove(self, task_id: TaskID) -> Waiting:

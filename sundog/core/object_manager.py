@@ -213,7 +213,7 @@ class ObjectManager:
                 self._seal(object_id, record, result.value, result.contained, fact.writer)
             elif result.value.error:
                 self._say_unheard(spec.name, object_id, result.value)
-            else:
+            elif result.value.offset >= 0:
                 self._discard(result.value, fact.writer)
         else:
             self._seal_all(spec, fact.results, fact.writer)

@@ -227,6 +227,15 @@ def test_that_ends_were_heard_is_told_in_lots() -> None:
     assert acknowledged(bench.step(7 + 2 * long, report(1))) == []
 
 
+def test_an_end_of_a_task_that_goes_there_again_is_not_acknowledged() -> None:
+    """Else its second end would pass for heard, and be lost with a scheduler that dies before it hears of it."""
+    bench = Bench("round_robin")
+    bench.step(0, join(1, CPU=1), *[ended(number, 1) for number in range(3)])
+    bench.step(1, msg.TaskSpilled(task(1), ASKER, starts=1, rebuild=True))
+    (told,) = bench.step(2 * SECOND, report(1))
+    assert told == Send(host(1), msg.EndsHeard((task(0).task_id, task(2).task_id)))
+
+
 def test_ends_of_a_lost_node_are_not_kept() -> None:
     bench = Bench()
     bench.step(0, join(1, CPU=1), ended(1, 1), msg.NodeLost(NodeID(1)))

@@ -14,7 +14,7 @@ from sundog.core.request import Request
 from sundog.core.units import MICROSECOND, MILLISECOND, Nanos
 
 #: The longest that news lies unread; what is printed is shown that much later.
-PATIENCE_MAX: Nanos = 10 * MILLISECOND
+PATIENCE_MAX: Nanos = 20 * MILLISECOND
 #: Less is not worth a timer.
 PATIENCE_MIN: Nanos = 300 * MICROSECOND
 #: This part of what is expected to be left is waited at one time.

@@ -69,25 +69,23 @@ class ClusterScheduler(LocalScheduler):
     def decide(self, now: Nanos) -> Sequence[Action]:
         """See ``machine.Decider``."""
         self._now = now
-        offers = self._offers
-        if self.pipelines.deep and self._peers:
-            self.pipelines.free_tails(now)
+        pipelines, offers = self.pipelines, self._offers
+        if pipelines.deep and self._peers:
+            pipelines.free_tails(now)
         due = self._decide(now)
         if offers.fresh or offers.queues:
             self._offer(now)
             due = min(due, offers.again_at)
-        if self.pipelines.deep and self._peers:
-            due = min(due, self.pipelines.next_tail())
-        if now >= self._report_at:
-            self._report(now)
-        actions = self._speak()
-        if self._asked_by is not None:  # behind what ended in this step
-            self._list_tasks(self._asked_by)
-            actions = [*actions, *self._speak()]
-        self._due = due if due < self._report_at else self._report_at
-        return actions
+        if pipelines.deep and self._peers:
+            due = min(due, pipelines.next_tail())
+        report_at = self._report_at
+        if now >= report_at:
+            report_at = self._report(now)
+        self._due = due if due < report_at else report_at
+        return self._speak() if self._asked_by is None else self._answer(self._asked_by)
 
-    def _report(self, now: Nanos) -> None:
+    def _report(self, now: Nanos) -> Nanos:
+        """Tell the head how this node is doing. Returns when to do so again."""
         self._report_at = now + self._config.heartbeat_every
         self._reported_at = now
         free = tuple([(name, max(0, amount)) for name, amount in self.resources.free.items()])
@@ -95,6 +93,7 @@ class ClusterScheduler(LocalScheduler):
         mean = max(self._mean, self.pipelines.lateness(now))
         report = msg.LoadReported(self._node, free, len(self._offers) + self.pipelines.behind(), mean)
         self._actions.append(Send(self._head, report))
+        return self._report_at
 
     # -- giving away ------------------------------
 
@@ -231,8 +230,9 @@ class ClusterScheduler(LocalScheduler):
         if fact.service == Service.GLOBAL_SCHEDULER:
             self._asked_by = fact.incarnation
 
-    def _list_tasks(self, incarnation: int) -> None:
-        """For a global scheduler that begins anew: functions and load, and, behind all that has been said of tasks, the tasks."""
+    def _answer(self, incarnation: int) -> list[Action]:
+        """For a global scheduler that begins anew, behind all that this step says: functions and load, and the tasks."""
+        actions = list(self._speak())
         self._asked_by = None
         self._actions += [
             Send(self._head, msg.FunctionExported(function_id, function.name, function.code))
@@ -243,6 +243,7 @@ class ClusterScheduler(LocalScheduler):
         self._actions.append(Send(self._here, listed))
         if self._report_at < NEVER:
             self._report(self._now)
+        return [*actions, *self._speak()]
 
     def _on_node_lost(self, sender: Address, fact: msg.NodeLost) -> None:
         self._peers.pop(fact.node, None)

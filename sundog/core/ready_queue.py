@@ -5,8 +5,8 @@ tasks that wait for their children is run depth first and few of them are blocke
 of submission, not of becoming ready. Most tasks become ready in the order of submission: they pass through a deque; the rest
 through a heap. An entry is stale once its task is no longer READY; stale entries are skipped where they surface.
 
-Shapes share the node: one whose next task finds no room lets others go ahead, since what is free would lie idle, but not for
-ever: see :class:`ReadyQueues`.
+Mostly only one task is ready, and then it does not queue at all. Shapes share the node: one whose next task finds no room lets
+others go ahead, since what is free would lie idle, but not for ever: see :class:`ReadyQueues`.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ class ReadyQueue:
 
     def peek(self) -> TaskRecord | None:
         """Return the task that is next, or None."""
-        in_order, heap = self._in_order, self._heap
-        first = None
-        while in_order:
-            first = in_order[0]
-            if first.state is _READY:
-                break
+        in_order = self._in_order
+        while in_order and in_order[0].state is not _READY:
             in_order.popleft()
-            first = None
-        while heap:
-            rank, record = heap[0][:3], heap[0][4]
-            if record.state is _READY:
-                return record if first is None or rank < (0, 0, first.order) else first
+        first = in_order[0] if in_order else None
+        return self._before(first) if self._heap else first
+
+    def _before(self, first: TaskRecord | None) -> TaskRecord | None:
+        """Return what goes before ``first``, the next of those in order, or else that."""
+        heap = self._heap
+        while heap and heap[0][4].state is not _READY:
             heappop(heap)
+        if heap and (first is None or heap[0][:3] < (0, 0, first.order)):
+            return heap[0][4]
         return first
 
     def __len__(self) -> int:

@@ -1,18 +1,19 @@
 """The twin against the real thing: the makespan that the simulator predicts for ten programs, beside what is measured.
 
-``python -m benchmarks.prediction [PROFILE]`` runs each program of ``prediction_programs`` on real processes, in three rounds, each
-with a calibration (unless a profile is given), then once in the simulator with the medians of these, and prints one table with the
-spread of the real runs. Beside the makespans: how long all processes computed, which other work on the machine hardly changes.
-Nothing is fitted to the programs.
+``python -m benchmarks.prediction [PROFILE] [--rounds N] [--repeats N]`` runs each program of ``prediction_programs`` on real
+processes, in rounds, each with a calibration (unless a profile is given), then once in the simulator with the medians of these, and
+prints the table of ``docs/simulation.md`` in Markdown, with the spread of the real runs. Beside the makespans: for how long all
+processes together were on a core, which other work on the machine changes less. Nothing is fitted to the programs.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import sundog
@@ -28,43 +29,78 @@ ROUNDS = 3
 #: Real runs of each program in a round; one more warms up and does not count.
 REPEATS = 3
 
+Program = Callable[[], None]
+
 
 class Run(NamedTuple):
-    """How many seconds a program took, and how long all processes computed."""
+    """How many seconds a program took, and for how long all processes were on a core."""
 
     makespan: float
     computing: float
 
 
-def run(program: Callable[[], None], computing: Callable[[], int]) -> Run:
-    """Run the program, in the time of its own session; ``computing`` tells nanoseconds so far."""
-    before = computing()
-    started = time.perf_counter()
-    program()
-    makespan = time.perf_counter() - started
-    return Run(makespan, (computing() - before) / SECOND)
+class Line(NamedTuple):
+    """A program in the table."""
+
+    program: Program
+    real: Sequence[Run]
+    model: Run
+
+    @property
+    def makespan(self) -> float:
+        """The median of the real runs."""
+        return statistics.median(one.makespan for one in self.real)
+
+    @property
+    def computing(self) -> float:
+        """The median of the real runs."""
+        return statistics.median(one.computing for one in self.real)
+
+    @property
+    def error(self) -> float:
+        """Of the makespan, as a part."""
+        return self.model.makespan / self.makespan - 1
+
+    def markdown(self) -> str:
+        """Return the row of the table, in milliseconds."""
+        spans = sorted(one.makespan / self.makespan - 1 for one in self.real)
+        what = f"{self.program.__name__.replace('_', ' ')}: {(self.program.__doc__ or '').removesuffix('.')}"
+        return (
+            f"| {what} | {self.makespan * 1e3:.1f} ({spans[0]:+.0%} to {spans[-1]:+.0%}) | {self.model.makespan * 1e3:.1f} "
+            f"| {self.error:+.0%} | {self.computing * 1e3:.1f} | {self.model.computing * 1e3:.1f} "
+            f"| {self.model.computing / self.computing - 1:+.0%} |"
+        )
 
 
-def measured(program: Callable[[], None], repeats: int = REPEATS) -> list[Run]:
+def measured(program: Program, repeats: int) -> list[Run]:
     """Return real runs, in one session."""
     runs = []
     with sundog.init(num_workers=WORKERS):
         for number in range(repeats + 1):
+            spans: list[float] = []
+
+            def timed(spans: list[float] = spans) -> None:
+                started = time.perf_counter()
+                program()
+                spans.append(time.perf_counter() - started)
+
             with quiet_gc():
-                took = run(program, lambda: sum(calibrate.computing_times().values()))
+                computing = calibrate.computed(timed).total / SECOND
             if number:
-                runs.append(took)
+                runs.append(Run(spans[0], computing))
     return runs
 
 
-def predicted(program: Callable[[], None], profile: Profile) -> Run:
+def predicted(program: Program, profile: Profile) -> Run:
     """Return the run in the simulator: the second one, as the pool is up and functions are known then."""
     with sundog.init(backend="simulated", num_workers=WORKERS, profile=profile):
         session = current.session
         assert session is not None
         cores = session.port.node.cores  # type: ignore[attr-defined]
-        run(program, lambda: cores.asked)
-        return run(program, lambda: cores.asked)
+        program()
+        before, started = cores.occupied, time.perf_counter()
+        program()
+        return Run(time.perf_counter() - started, (cores.occupied - before) / SECOND)
 
 
 def unit_of_work() -> float:
@@ -72,53 +108,81 @@ def unit_of_work() -> float:
     rounds = 2 * programs.ROUNDS_PER_MILLISECOND
     times = []
     for _ in range(101):
-        started = time.perf_counter()
+        started = time.thread_time()
         programs.spin(rounds)
-        times.append(time.perf_counter() - started)
+        times.append(time.thread_time() - started)
     return statistics.median(times) / rounds
 
 
-def measure(profile: Profile | None = None) -> list[Row]:
-    """Return the table. Without a profile this machine is calibrated, once in each round of real runs."""
-    times: list[list[Run]] = [[] for _ in programs.PROGRAMS]
-    units: list[float] = []
+class Reality(NamedTuple):
+    """What was measured: runs of each program, what a round of their work takes, and calibrations."""
 
-    found = []
-    for _ in range(ROUNDS):
+    runs: list[list[Run]]
+    unit: float
+    calibrations: list[calibrate.Measurements]
+
+
+def observe(rounds: int = ROUNDS, repeats: int = REPEATS, *, calibrates: bool = True) -> Reality:
+    """Run all programs on real processes."""
+    runs: list[list[Run]] = [[] for _ in programs.PROGRAMS]
+    units, found = [], []
+    for _ in range(rounds):
         for number, program in enumerate(programs.PROGRAMS):
             units.append(unit_of_work())
-            times[number] += measured(program)
-        if profile is None:
-            found.append(calibrate.measure(REPEATS))
-    if profile is None:
-        profile = calibrate.fit(calibrate.medians(found), calibrate.machine(), cores=len(os.sched_getaffinity(0)))
-    programs.unit = statistics.median(units)
-    rows = [info("profile", profile.name)]
-    errors = []
-    for program, runs in zip(programs.PROGRAMS, times, strict=True):
-        runs.sort()
-        real = statistics.median(one.makespan for one in runs)
-        computed = statistics.median(one.computing for one in runs)
-        model = predicted(program, profile)
-        error = model.makespan / real - 1
-        errors.append(abs(error))
-        name = f"{program.__name__.replace('_', ' ')}: {program.__doc__.removesuffix('.') if program.__doc__ else ''}"
-        rows.append(
-            info(
-                name,
-                f"measured {real * 1e3:.2f} ms ({runs[0].makespan / real - 1:+.0%} to {runs[-1].makespan / real - 1:+.0%}), "
-                f"predicted {model.makespan * 1e3:.2f} ms, error {error:+.0%}; computing {computed * 1e3:.2f} ms, "
-                f"predicted {model.computing * 1e3:.2f} ms, error {model.computing / computed - 1:+.0%}",
-            )
-        )
-    rows.append(info("mean of the errors' sizes", f"{statistics.mean(errors):.0%}"))
+            runs[number] += measured(program, repeats)
+        if calibrates:
+            found.append(calibrate.measure(repeats))
+    return Reality(runs, statistics.median(units), found)
+
+
+def predict(reality: Reality, profile: Profile) -> list[Line]:
+    """Return the table."""
+    programs.unit = reality.unit
+    pairs = zip(programs.PROGRAMS, reality.runs, strict=True)
+    return [Line(program, runs, predicted(program, profile)) for program, runs in pairs]
+
+
+def profile_of(reality: Reality) -> Profile:
+    """Return the profile that the calibrations tell of."""
+    return calibrate.fit(calibrate.medians(reality.calibrations), calibrate.machine(), cores=len(os.sched_getaffinity(0)))
+
+
+def markdown(lines: Sequence[Line], reality: Reality, profile: Profile) -> str:
+    """Return the table with what has to be said about it."""
+    mean = statistics.mean(abs(line.error) for line in lines)
+    return "\n".join(
+        [
+            "| program | measured | predicted | error | computing | predicted | error |",
+            "|---|---|---|---|---|---|---|",
+            *(line.markdown() for line in lines),
+            "",
+            f"The mean of the sizes of the ten errors of makespans is {mean:.0%}; {len(reality.runs[0])} runs of each; "
+            f"profile: {profile.name}.",
+        ]
+    )
+
+
+def measure() -> list[Row]:
+    """Return the rows for ``benchmarks.run``."""
+    reality = observe()
+    rows = []
+    for line in predict(reality, profile_of(reality)):
+        said = f"measured {line.makespan * 1e3:.1f} ms, predicted {line.model.makespan * 1e3:.1f} ms, error {line.error:+.0%}"
+        rows.append(info(line.program.__name__, f"{said}; computing {line.model.computing / line.computing - 1:+.0%}"))
     return rows
 
 
 def main(arguments: list[str]) -> int:
     """Print the table."""
-    for row in measure(load_profile(arguments[0]) if arguments else None):
-        print(f"| {row.what} | {row.measured} |")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description="Ten programs, measured and predicted.")
+    parser.add_argument("profile", nargs="?", help="a profile; without one the machine is calibrated, once in each round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"rounds of real runs ({ROUNDS})")
+    parser.add_argument("--repeats", type=int, default=REPEATS, metavar="N", help=f"runs of each program in a round ({REPEATS})")
+    chosen = parser.parse_args(arguments)
+    given = load_profile(chosen.profile) if chosen.profile else None
+    reality = observe(chosen.rounds, chosen.repeats, calibrates=given is None)
+    profile = given or profile_of(reality)
+    print(markdown(predict(reality, profile), reality, profile))
     return 0
 
 

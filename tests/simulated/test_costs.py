@@ -168,6 +168,23 @@ def test_a_body_that_waits_is_charged(simulate: Simulate) -> None:
         sundog.shutdown()
 
 
+def test_what_a_waiting_worker_gives_back_is_charged(simulate: Simulate) -> None:
+    def spent(**costs: Nanos) -> tuple[Nanos, Nanos]:
+        simulate(num_cpus=1, profile=free(**costs))
+        node = current.session.port.node  # type: ignore[union-attr]
+        sundog.get(parent.remote())
+        sundog.get([parent.remote() for _ in range(10)])
+        found = node.spent, sum(worker.charges.spent for worker in node.workers.values())
+        sundog.shutdown()
+        return found
+
+    node, worker = spent(node_reclaim=1, worker_reclaim=1)
+    assert node == 45  # each of ten waits; nine, eight, ... lie behind it
+    assert worker == 45
+    twenty_two = 22 * 1000  # tasks, each decided about once, however often they go to and fro
+    assert spent(node_decision=1000)[0] == twenty_two
+
+
 def test_pickles_take_time_where_they_are_made_and_where_they_are_read(simulate: Simulate) -> None:
     size = 10_000
     for task, ways in ((text, 2), (made, 0)):

@@ -133,6 +133,10 @@ class Charges:
         """A worker had nothing to do and has now."""
         self._owed += self.profile.worker_wake
 
+    def reclaimed(self, count: int) -> None:
+        """Tasks of the pipeline were taken back."""
+        self._owed += count * self.profile.worker_reclaim
+
     def task_begins(self, run: RunTask, values: Sequence[Value]) -> None:
         """A task is about to be called with ``values``, those of its dependencies."""
         span = self.profile.task_time(len(values)) + self._arrived(run.spec.arguments)

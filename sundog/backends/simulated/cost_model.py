@@ -19,7 +19,9 @@ from sundog.core.units import GIB, MICROSECOND, MILLISECOND, SECOND, Nanos
 
 FORMAT = 2
 #: Profiles of format 1 say nothing of these: what they stand for lay in other costs, or was not measured.
-_SINCE_FORMAT_2 = ("node_dependency", "node_block", "submit_dependency", "worker_dependency", "worker_block")
+_SINCE_FORMAT_2 = (
+    "node_reclaim", "node_dependency", "node_block", "submit_dependency", "worker_dependency", "worker_reclaim", "worker_block",
+)  # fmt: skip
 
 
 class ProfileError(ValueError):
@@ -45,6 +47,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     node_message: Nanos = 3 * MICROSECOND
     #: Each decision where a task runs, on top of its messages.
     node_decision: Nanos = 6 * MICROSECOND
+    #: The same for one that it has taken back from another worker, which waits.
+    node_reclaim: Nanos = 2 * MICROSECOND
     #: Each argument that is an object, of a task that it sends to a worker.
     node_dependency: Nanos = 3 * MICROSECOND
     #: Each task that says that it waits in ``get`` or ``wait``, on top of its messages: its CPUs go and come back.
@@ -61,6 +65,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     worker_task: Nanos = 5 * MICROSECOND
     #: Each argument of it that is an object.
     worker_dependency: Nanos = 2 * MICROSECOND
+    #: A task that came and was taken back.
+    worker_reclaim: Nanos = 1 * MICROSECOND
     #: A body that waits in ``get`` or ``wait``, besides waking: asking, and giving CPUs back.
     worker_block: Nanos = 5 * MICROSECOND
     #: A driver's client thread, for every packet that comes: waking, reading, stepping.
@@ -103,9 +109,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def charges_nothing(self) -> bool:
         """Tell whether nothing takes time but bodies, and nobody shares cores; the network and ``worker_start`` do not matter."""
         costs = (
-            self.node_turn, self.node_wake, self.node_message, self.node_decision, self.node_dependency, self.node_block,
-            self.submit, self.submit_dependency, self.receive, self.worker_task, self.worker_dependency, self.worker_block,
-            self.driver_turn, self.driver_wake, self.worker_wake, self.cores,
+            self.node_turn, self.node_wake, self.node_message, self.node_decision, self.node_reclaim, self.node_dependency,
+            self.node_block, self.submit, self.submit_dependency, self.receive, self.worker_task, self.worker_dependency,
+            self.worker_reclaim, self.worker_block, self.driver_turn, self.driver_wake, self.worker_wake, self.cores,
         )  # fmt: skip
         rates = (
             self.serialize_bytes_per_second, self.copy_bytes_per_second, self.unmapped_copy_bytes_per_second,
@@ -113,11 +119,11 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         )  # fmt: skip
         return not any(costs) and min(rates) >= _AT_ONCE
 
-    def node_time(self, messages: int, decisions: int, dependencies: int = 0, blocks: int = 0) -> Nanos:
+    def node_time(self, messages: int, decisions: int, dependencies: int = 0, reclaimed: int = 0, blocks: int = 0) -> Nanos:
         """Return how long a node's turn takes that hears ``messages``, of which ``blocks`` say that a task waits, and makes
-        ``decisions`` about tasks that have ``dependencies`` together."""
-        span = self.node_turn + messages * self.node_message + decisions * self.node_decision
-        return span + dependencies * self.node_dependency + blocks * self.node_block
+        ``decisions``, ``reclaimed`` of them about tasks that it has taken back, about tasks with ``dependencies`` together."""
+        span = self.node_turn + messages * self.node_message + (decisions - reclaimed) * self.node_decision
+        return span + reclaimed * self.node_reclaim + dependencies * self.node_dependency + blocks * self.node_block
 
     def submit_time(self, dependencies: int) -> Nanos:
         """Return how long ``.remote()`` takes with arguments of which ``dependencies`` are objects."""
@@ -153,10 +159,11 @@ _AT_ONCE = 1 << 62
 
 #: Nothing takes time but bodies: for tests, and for questions about policies alone.
 FREE = Profile(
-    name="free", node_turn=0, node_wake=0, node_message=0, node_decision=0, node_dependency=0, node_block=0, submit=0,
-    submit_dependency=0, receive=0, worker_task=0, worker_dependency=0, worker_block=0, driver_turn=0, driver_wake=0,
-    worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE, copy_bytes_per_second=_AT_ONCE,
-    unmapped_copy_bytes_per_second=_AT_ONCE, fresh_copy_bytes_per_second=_AT_ONCE, message_bytes_per_second=_AT_ONCE,
+    name="free", node_turn=0, node_wake=0, node_message=0, node_decision=0, node_reclaim=0, node_dependency=0, node_block=0,
+    submit=0, submit_dependency=0, receive=0, worker_task=0, worker_dependency=0, worker_reclaim=0, worker_block=0,
+    driver_turn=0, driver_wake=0, worker_wake=0, worker_start=0, serialize_bytes_per_second=_AT_ONCE,
+    copy_bytes_per_second=_AT_ONCE, unmapped_copy_bytes_per_second=_AT_ONCE, fresh_copy_bytes_per_second=_AT_ONCE,
+    message_bytes_per_second=_AT_ONCE,
     network=NetworkModel(latency=0, local_latency=0, bandwidth=1024 * GIB),
 )  # fmt: skip
 

@@ -155,6 +155,9 @@ class Node(Process):
         self.turns = 0
         #: When its last turn ended: one that begins later finds it asleep.
         self._over_at: Nanos = -1
+        #: Tasks that came back from workers' pipelines, in all, and those that were not sent to another worker since.
+        self.taken_back = 0
+        self._to_send_again = 0
         #: What the turn under way will do at its end: a node does one thing at a time.
         self._acting: Sequence[Action] | None = None
         self._cluster = cluster
@@ -230,9 +233,19 @@ class Node(Process):
         span = 0
         if self.profile is not None:
             profile = self.profile
+            blocks = 0
+            for _, fact in events:
+                kind = type(fact)
+                if kind is TaskBlocked:
+                    blocks += 1
+                elif kind is TasksReclaimed:
+                    self.taken_back += fact.count  # type: ignore[attr-defined]
+                    self._to_send_again += fact.count  # type: ignore[attr-defined]
             count, dependencies = decisions(actions)
-            blocks = sum([type(fact) is TaskBlocked for _, fact in events]) if profile.node_block else 0
-            span = profile.node_time(len(events), count, dependencies, blocks) + profile.message_time(_carried(events, actions))
+            again = min(count, self._to_send_again)
+            self._to_send_again -= again
+            span = profile.node_time(len(events), count, dependencies, again, blocks)
+            span += profile.message_time(_carried(events, actions))
             if self.loop.now > self._over_at:
                 span += self.profile.node_wake
         if self.slowness != 1000:

@@ -81,7 +81,10 @@ class Worker(ClientProcess):
         elif isinstance(message, msg.FunctionDelivered):
             self._functions[message.function_id] = message
         elif isinstance(message, msg.TasksForgotten):
+            waiting = len(self._executor.queue)
             self.facts.append(self._executor.forget(message))
+            if self.charges is not None:
+                self.charges.reclaimed(waiting - len(self._executor.queue))
         elif isinstance(message, msg.StopRequested):
             self._stopping = True
         else:

@@ -35,9 +35,9 @@ class BareWorker:
     """See the module. One task at a time: ``_then`` is what comes after the time that it takes now."""
 
     __slots__ = (
-        "_at", "_client", "_computed", "_extents", "_facts", "_held", "_names", "_outbox", "_requests", "_stopping", "_then",
-        "_timing", "_wanted", "_written", "blocked", "counted", "dead", "executor", "experiment", "finished", "index", "loop",
-        "node", "number", "pid", "run", "started", "tokens", "where",
+        "_at", "_client", "_computed", "_extents", "_facts", "_held", "_names", "_outbox", "_owed", "_requests", "_stopping",
+        "_then", "_timing", "_wanted", "_written", "blocked", "counted", "dead", "executor", "experiment", "finished", "index",
+        "loop", "node", "number", "pid", "run", "started", "tokens", "where",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, node: BareNode, number: ProcessID) -> None:
@@ -73,6 +73,8 @@ class BareWorker:
         self._extents: list[Result] = []
         self._wanted: tuple[ObjectID, ...] = ()
         self._written: WrittenPages | None = None
+        #: What giving tasks back has cost, to be paid with what is next.
+        self._owed: Nanos = 0
 
     # --- messages -------------------------------------------------------------------------------------------------------
 
@@ -89,7 +91,9 @@ class BareWorker:
             elif kind is msg.FunctionDelivered:
                 pass
             elif kind is msg.TasksForgotten:
+                waiting = len(executor.queue)
                 self._say(executor.forget(message))  # type: ignore[arg-type]
+                self._owed += (waiting - len(executor.queue)) * self.experiment.profile.worker_reclaim
             elif kind is msg.StopRequested:
                 self._stopping = True
             else:
@@ -358,7 +362,8 @@ class BareWorker:
                 inline = sum([value.size for value in distinct.values() if value.offset < 0])
                 span = profile.worker_wake + profile.receive * len(distinct) + profile.message_time(inline)
                 if self.experiment.plan.tasks[self.index].steps:
-                    span += profile.worker_block
+                    span += profile.worker_block + self._owed
+                    self._owed = 0
                 self._pause(span, self._then)
 
     # --- results --------------------------------------------------------------------------------------------------------

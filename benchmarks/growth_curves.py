@@ -22,7 +22,7 @@ _WARM_UP = 2_000
 _ITEMS_MIN = 30_000
 _ROUNDS_MAX = 30
 #: Weights below this size are lost in the noise of allocators.
-_HEAVY_MIN = 10_000
+_HEAVY_MIN = 30_000
 #: And below this depth, where the first worker counts.
 _DEEP_MIN = 10
 _WORKERS = 2
@@ -31,19 +31,21 @@ _WORKERS = 2
 class Curve(msgspec.Struct, frozen=True):
     """``what`` grows along the axis; costs are those of one ``item``; ``ceiling``: the exponent that the total may have.
 
-    ``proportional``: there are as many items as the size says; otherwise their number is fixed. ``note``: for the document.
+    ``upper``: the exponent that counts is that of so many of the largest sizes. ``proportional``: there are as many items as
+    the size says; otherwise their number is fixed. ``note``: for the document.
     """
 
     what: str
     item: str
     ceiling: float = 1.1
+    upper: int = 3
     proportional: bool = True
     note: str = ""
 
 
 CURVES = {
-    "tasks in flight": Curve("tasks submitted and unfinished", "task"),
-    "objects: put": Curve("objects alive", "put"),
+    "tasks in flight": Curve("tasks submitted and unfinished", "task", upper=4),
+    "objects: put": Curve("objects alive", "put", upper=4),
     "objects: get": Curve(
         "objects alive",
         "get",
@@ -147,11 +149,11 @@ def tasks_in_flight(size: int) -> list[Point]:
     point = Point("tasks in flight", size, size * rounds_of(size))
     with session():
         for number in range(rounds_of(size)):
-            last = number == rounds_of(size) - 1
+            first = number == 0  # later ones find memory that is there already
             with gate() as closed:
                 busy = [held.remote(closed.path, worker) for worker in range(_WORKERS)]
                 closed.holds(_WORKERS)
-                before = weights() if last and size >= _HEAVY_MIN else {}
+                before = weights() if first and size >= _HEAVY_MIN else {}
                 with measured(point):
                     ids = [nothing.remote() for _ in range(size)]
                     sundog.get(echo.remote())
@@ -170,8 +172,8 @@ def objects_alive(size: int) -> list[Point]:
     rounds = rounds_of(size)
     put, get = Point("objects: put", size, size * rounds), Point("objects: get", size, size * rounds)
     with session():
-        for _ in range(rounds):
-            before = weights() if size >= _HEAVY_MIN else {}
+        for number in range(rounds):
+            before = weights() if number == 0 and size >= _HEAVY_MIN else {}
             with measured(put):
                 ids = [sundog.put(number) for number in range(size)]
                 sundog.get(echo.remote())
@@ -244,7 +246,7 @@ def fan_out(size: int) -> list[Point]:
     point = Point("fan-out", size, size * rounds)
     with session():
         for number in range(rounds):
-            weighs = size >= _HEAVY_MIN and number == rounds - 1
+            weighs = size >= _HEAVY_MIN and number == 0
             _once_released(point, lambda blocker: [after.remote(blocker) for _ in range(size)], size if weighs else 0)
     return [point]
 

@@ -10,15 +10,13 @@ import msgspec
 from benchmarks.growth_curves import CURVES
 from benchmarks.growth_point import Point
 
-#: The upper end of a curve: so many of its largest sizes. What is fixed has faded there.
-_UPPER = 3
 _INTRODUCTION = """# How cost grows
 
 `python -m benchmarks.growth` wrote this file, `growth.json` and `growth.svg`. Every point is a session of its own on
 `local_processes`, in a fresh process. *wall* is by the clock, and other work on the machine makes it longer; *computing* is
 what all processes of the session spent on cores, which hardly changes. *bytes* are proportional set size of all of them.
 The *exponent* is the slope of a fit of the total to the size, both in logarithms: 1.00 is linear. The verdict goes by the upper
-end (the three largest sizes), where nothing fixed hides what grows; up to 1.10 counts as linear.
+end (the three or four largest sizes), where nothing fixed hides what grows; up to 1.10 counts as linear.
 """
 
 
@@ -54,8 +52,8 @@ def exponent(points: Sequence[Point], cost: Callable[[Point], float]) -> float |
 
 
 def upper(points: Sequence[Point]) -> Sequence[Point]:
-    """Return the upper end of a curve."""
-    return points[-_UPPER:]
+    """Return the upper end of a curve, where what is fixed has faded."""
+    return points[-CURVES[points[0].curve].upper :]
 
 
 class Verdict(msgspec.Struct):

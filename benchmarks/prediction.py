@@ -1,7 +1,7 @@
 """The twin against the real thing: the makespan that the simulator predicts for ten programs, beside what is measured.
 
 ``python -m benchmarks.prediction [PROFILE] [--rounds N] [--repeats N]`` runs each program of ``prediction_programs`` on real
-processes, in rounds, each with a calibration (unless a profile is given), then once in the simulator with the medians of these, and
+processes, in rounds, each with a calibration (unless a profile is given), then in the simulator with the medians of these, and
 prints the table of ``docs/simulation.md`` in Markdown, with the spread of the real runs. Beside the makespans: for how long all
 processes together were on a core, which other work on the machine changes less. Nothing is fitted to the programs.
 """
@@ -91,16 +91,21 @@ def measured(program: Program, repeats: int) -> list[Run]:
     return runs
 
 
-def predicted(program: Program, profile: Profile) -> Run:
-    """Return the run in the simulator: the second one, as the pool is up and functions are known then."""
+def predicted(program: Program, profile: Profile, repeats: int) -> Run:
+    """Return the medians of as many runs in the simulator as there are real ones in a session, the first left out as there.
+
+    They differ: who has written which pages of the store depends on the runs before.
+    """
+    runs = []
     with sundog.init(backend="simulated", num_workers=WORKERS, profile=profile):
         session = current.session
         assert session is not None
         cores = session.port.node.cores  # type: ignore[attr-defined]
-        program()
-        before, started = cores.occupied, time.perf_counter()
-        program()
-        return Run(time.perf_counter() - started, (cores.occupied - before) / SECOND)
+        for _ in range(repeats + 1):
+            before, started = cores.occupied, time.perf_counter()
+            program()
+            runs.append(Run(time.perf_counter() - started, (cores.occupied - before) / SECOND))
+    return Run(*(statistics.median(figures) for figures in zip(*runs[1:], strict=True)))
 
 
 def unit_of_work() -> float:
@@ -115,8 +120,9 @@ def unit_of_work() -> float:
 
 
 class Reality(NamedTuple):
-    """What was measured: runs of each program, what a round of their work takes, and calibrations."""
+    """What was measured: runs of each program, so many in a session; what a round of their work takes; and calibrations."""
 
+    repeats: int
     runs: list[list[Run]]
     unit: float
     calibrations: list[calibrate.Measurements]
@@ -132,14 +138,14 @@ def observe(rounds: int = ROUNDS, repeats: int = REPEATS, *, calibrates: bool = 
             runs[number] += measured(program, repeats)
         if calibrates:
             found.append(calibrate.measure(repeats))
-    return Reality(runs, statistics.median(units), found)
+    return Reality(repeats, runs, statistics.median(units), found)
 
 
 def predict(reality: Reality, profile: Profile) -> list[Line]:
     """Return the table."""
     programs.unit = reality.unit
     pairs = zip(programs.PROGRAMS, reality.runs, strict=True)
-    return [Line(program, runs, predicted(program, profile)) for program, runs in pairs]
+    return [Line(program, runs, predicted(program, profile, reality.repeats)) for program, runs in pairs]
 
 
 def profile_of(reality: Reality) -> Profile:

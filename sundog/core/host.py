@@ -51,7 +51,8 @@ _FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
 _FIRST_WORKER = ProcessID(DRIVER + 1)
 #: What the host itself looks at first.
 _LOOKED_AT = (msg.NodeLost, ServiceLost)
-#: Places of the head's services among the machines.
+#: Places of the head's services among the machines, behind the two that every host has.
+_FIRST_SERVICE = 2
 _PLACES = {Service.GLOBAL_SCHEDULER: 2, Service.DIRECTORY: 3}
 
 
@@ -97,9 +98,10 @@ class Host:
         else:
             self.object_manager = ObjectManager(config, node, self.here, self._driver)
             self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
+        #: These two, which every host has, and on the head its services.
         self._machines: list[Any] = [self.object_manager, self.local_scheduler]
-        #: Those that decide apart from recording, by their place among the machines.
-        self._deciders: dict[int, Decider[Action]] = {1: self.local_scheduler}
+        #: Services that decide apart from recording, by their place among the machines.
+        self._deciders: dict[int, Decider[Action]] = {}
         self._rng = rng if rng is not None else SplitMix(0)
         self._policy = policy
         #: On the head: services that are dead now, how often each has died, what happened to them in this step, and who was there
@@ -118,7 +120,7 @@ class Host:
         self._wire()
         #: When each machine wants to be stepped, as of its last step.
         self._due_at: list[Nanos] = [_NEVER for _ in self._machines]
-        #: In this step: which were stepped, and which of those have yet to decide.
+        #: In this step: which services were stepped, and which of those have yet to decide.
         self._touched: dict[int, None] = {}
         self._undecided: dict[int, None] = {}
         self._first: list[Event] = [(self.here, msg.NodeJoined(node, config.capacity))]
@@ -144,12 +146,12 @@ class Host:
 
     def _wire(self) -> None:
         """Lay down who hears what, anew whenever a machine was exchanged. What only a dead one hears is dropped."""
-        #: Of each machine: its place, what makes it record, what it is to hear, and whether it decides apart from that.
-        self._stations = [
+        #: Of each service: its place, what makes it record, what it is to hear, and whether it decides apart from that.
+        self._services = [
             (index, machine.record if index in self._deciders else machine.step, self._inboxes[index], index in self._deciders)
             for index, machine in enumerate(self._machines)
+            if index >= _FIRST_SERVICE
         ]
-        self._ask = [machine.next_deadline for machine in self._machines]
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
         inboxes, dead = self._inboxes, [_PLACES[service] for service in self._dead]
         self._hearers = {
@@ -200,40 +202,74 @@ class Host:
             else:
                 for append in appends:
                     append(event)
-        if self._deadline is not None and now >= self._deadline:
-            self._due(now, actions)
-        self._talk(now, actions)
+        late = self._deadline is not None and now >= self._deadline and self._due(now, actions)
+        self._talk(now, actions, late)
         self._deadline = self._earliest()
         return actions if self._driver_here else self._relay(actions)
 
-    def _talk(self, now: Nanos, actions: list[Action]) -> None:
-        """Rounds of what the machines say to each other, then what those decide that wait for it, until all are quiet."""
-        touched, undecided = self._touched, self._undecided
-        heard = True
+    def _talk(self, now: Nanos, actions: list[Action], undecided: bool) -> None:
+        """Rounds of what the machines say to each other, then what those decide that wait for it, until all are quiet.
+
+        ``undecided``: the local scheduler is to decide in any case.
+        """
+        objects, scheduler, services = self.object_manager, self.local_scheduler, self._services
+        for_objects, for_scheduler = self._inboxes[0], self._inboxes[1]
+        stepped = decided = False
+        said: Sequence[Action]
         for _ in range(_ROUNDS_MAX):
-            if heard:
-                heard = False
-                for index, record, inbox, decides in self._stations:
-                    if inbox:
-                        said = record(now, inbox)
-                        inbox.clear()
-                        if decides:
-                            undecided[index] = None
-                        else:
-                            touched[index] = None
-                        if said and self._collect(said, actions):
-                            heard = True
-            elif undecided:
-                heard = self._decide(now, actions)
-            elif self.object_manager.unsettled:
-                touched[0] = None
-                heard = self._collect(self.object_manager.settle(now), actions)
-            elif self._changes:
-                self._change_service(self._changes.pop(0), actions)
-                heard = True
-            else:
-                return
-        raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
+            if for_objects:
+                said = objects.step(now, for_objects)
+                for_objects.clear()
+                stepped = True
+                if said:
+                    self._collect(said, actions)
+            if for_scheduler:
+                said = scheduler.record(now, for_scheduler)
+                for_scheduler.clear()
+                undecided = True
+                if said:
+                    self._collect(said, actions)
+            if services and self._serve(now, actions):
+                continue
+            if for_objects or for_scheduler:
+                continue
+            if undecided:
+                undecided, decided = False, True
+                said = scheduler.decide(now)
+                if said and self._collect(said, actions):
+                    continue
+            if services and self._undecided and self._collect(self._decide(now), actions):
+                continue
+            if objects.unsettled:
+                stepped = True
+                said = objects.settle(now)
+                if said and self._collect(said, actions):
+                    continue
+            if not self._changes:
+                break
+            self._change_service(self._changes.pop(0), actions)
+        else:
+            raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
+        if stepped:
+            self._due_at[0] = objects.next_deadline() or _NEVER
+        if decided:
+            self._due_at[1] = scheduler.next_deadline() or _NEVER
+
+    def _serve(self, now: Nanos, actions: list[Action]) -> bool:
+        """The services of the head record what they have heard; True if one of them has heard more since."""
+        touched, undecided = self._touched, self._undecided
+        heard = False
+        for index, record, inbox, decides in self._services:
+            if inbox:
+                said = record(now, inbox)
+                inbox.clear()
+                if decides:
+                    undecided[index] = None
+                else:
+                    touched[index] = None
+                if said and self._collect(said, actions):
+                    heard = True
+        return heard
 
     def _begin(self, events: Iterable[Event], actions: list[Action]) -> list[Event]:
         """The first step: this node joins."""
@@ -358,8 +394,8 @@ class Host:
             message = msg.OutputWritten(pid, fact.name, fact.stream, text, dropped)
             actions.append(Send(self._driver, message))
 
-    def _due(self, now: Nanos, actions: list[Action]) -> None:
-        """Machines whose deadline has passed are stepped although nothing happened."""
+    def _due(self, now: Nanos, actions: list[Action]) -> bool:
+        """Machines whose deadline has passed are stepped although nothing happened; True if the local scheduler is to decide."""
         flood_ends = self.output.next_deadline()
         if flood_ends is not None and flood_ends <= now:
             for worker, dropped in self.output.expire(now):
@@ -367,25 +403,26 @@ class Host:
                 pid = record.pid if record is not None else 0
                 last = self._last_output.pop(worker, None) or OutputRead(worker, 2, "", "")
                 actions.append(Send(self._driver, msg.OutputWritten(pid, last.name, last.stream, "", dropped)))
-        for index, machine in enumerate(self._machines):
-            if self._due_at[index] <= now and not self._inboxes[index]:
-                if index in self._deciders:
+        if self._due_at[0] <= now and not self._inboxes[0]:
+            self._collect(self.object_manager.step(now, ()), actions)
+            self._due_at[0] = self.object_manager.next_deadline() or _NEVER
+        for index, _, inbox, decides in self._services:
+            if self._due_at[index] <= now and not inbox:
+                if decides:
                     self._undecided[index] = None
                 else:
                     self._touched[index] = None
-                    self._collect(machine.step(now, ()), actions)
+                    self._collect(self._machines[index].step(now, ()), actions)
+        return self._due_at[1] <= now
 
-    def _decide(self, now: Nanos, actions: list[Action]) -> bool:
-        """Nothing more is said: those that have heard something decide. True if they have said something to each other."""
-        todo = list(self._undecided)
-        self._undecided.clear()
-        heard = False
-        for index in todo:
+    def _decide(self, now: Nanos) -> list[Action]:
+        """Nothing more is said: the services that have heard something decide."""
+        said: list[Action] = []
+        for index in self._undecided:
             self._touched[index] = None
-            said = self._deciders[index].decide(now)
-            if said and self._collect(said, actions):
-                heard = True
-        return heard
+            said += self._deciders[index].decide(now)
+        self._undecided.clear()
+        return said
 
     def _collect(self, said: Sequence[Action], actions: list[Action]) -> bool:
         """Route what is for this host, and tell whether there was any; keep the rest, in order."""
@@ -419,12 +456,12 @@ class Host:
         return self._now if self._first else self._deadline
 
     def _earliest(self) -> Nanos | None:
-        """Ask those that were stepped when they are due, and return when the first of all is."""
-        due_at, ask = self._due_at, self._ask
-        for index in self._touched:
-            due = ask[index]()
-            due_at[index] = _NEVER if due is None else due
-        self._touched.clear()
+        """Ask the services that were stepped when they are due, and return when the first of all machines is."""
+        due_at = self._due_at
+        if self._touched:
+            for index in self._touched:
+                due_at[index] = self._machines[index].next_deadline() or _NEVER
+            self._touched.clear()
         earliest = min(due_at)
         if self._last_output:
             flood_ends = self.output.next_deadline()

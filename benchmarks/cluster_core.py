@@ -19,8 +19,8 @@ from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import Dispatch, ReclaimTasks, ResolveGet, Send, StartWorker
 from sundog.core.client import Client
+from sundog.core.cluster_host import ClusterHost
 from sundog.core.config import Config
-from sundog.core.host import Host
 from sundog.core.ids import (
     DRIVER,
     HOST,
@@ -50,7 +50,7 @@ class Node:
     def __init__(self, number: int, config: Config) -> None:
         self.number = NodeID(number)
         self.config = config
-        self.host = Host(config, self.number, clustered=True)
+        self.host = ClusterHost(config, self.number)
         self.workers: dict[Address, FakeWorker] = {}
         self.inbox: list[Event] = []
 
@@ -179,7 +179,7 @@ def tasks_per_second(nodes: int, count: int = 3_000, repeats: int = 5, *, elsewh
 def heartbeat_microseconds(nodes: int, count: int = 5_000) -> float:
     """Return what one heartbeat costs the head of a cluster of ``nodes`` nodes, one in each step."""
     config = Config()
-    head = Host(config, NODE, clustered=True)
+    head = ClusterHost(config, NODE)
     now: Nanos = 1
     joined = [(address(NodeID(n), HOST), msg.NodeJoined(NodeID(n), config.capacity)) for n in range(1, nodes)]
     head.step(now, joined)

@@ -260,10 +260,14 @@ _ActionUnion: Any = _without_inner_facts(schema.known_actions())
 
 def make_host(header: Header) -> Machine[Any]:
     """Return the host that ``header`` describes, as it was before its first step."""
+    rng = random.Random(header.seed) if header.seed is not None else None
+    if header.clustered:
+        from sundog.core.cluster_host import ClusterHost
+
+        return ClusterHost(header.config, NodeID(header.node), rng=rng)
     from sundog.core.host import Host
 
-    rng = random.Random(header.seed) if header.seed is not None else None
-    return Host(header.config, NodeID(header.node), rng=rng, clustered=header.clustered)
+    return Host(header.config, NodeID(header.node), rng=rng)
 
 
 def replay(

@@ -1,7 +1,7 @@
 """The machines of one process, as one machine. It routes what they say to each other and decides nothing.
 
-Every node has an object manager and a local scheduler; the head's host also has the global scheduler, the object directory,
-lineage, and (in a cluster) membership. In a cluster the first two are those of ``cluster_objects`` and ``cluster_tasks``. A fact
+Every node has an object manager and a local scheduler; the host of a node alone also has the global scheduler, the object directory
+and lineage. What several nodes add is in ``cluster_host``. A fact
 goes to the machines that hear its type, in their order; a ``Send`` to this host's own address is routed at once, in the same
 step, until nothing more is said: what leaves a step is only for others.
 
@@ -12,106 +12,79 @@ routed in turn, until all are quiet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from sundog.core import messages as msg
 from sundog.core import placement, tables
-from sundog.core.actions import ClosePeer, Send, StopHost
-from sundog.core.cluster_tasks import ClusterScheduler
+from sundog.core.actions import Send, StopHost
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.events import OutputRead, ServiceLost, ServiceStarted
 from sundog.core.global_scheduler import GlobalScheduler
-from sundog.core.ids import DRIVER, HOST, LOOP, Address, NodeID, ProcessID, address, node_of
+from sundog.core.ids import DRIVER, HOST, Address, NodeID, ProcessID, address
 from sundog.core.journal import Journal
 from sundog.core.lineage import Lineage
 from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.machine import Action, Decider, Event, Fact, Rng
-from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
 from sundog.core.object_manager import ObjectManager
 from sundog.core.output import OutputBudget
 from sundog.core.placement import NodeView, PlacementPolicy
-from sundog.core.recovery import Recovery, Service
-from sundog.core.restarted_directory import RestartedDirectory
-from sundog.core.restarted_scheduler import RestartedScheduler
-from sundog.core.retold_objects import RetellingObjectManager
+from sundog.core.recovery import Service
 from sundog.core.rng import SplitMix
 from sundog.core.units import Nanos
 
 #: Rounds of internal messages in one step; the longest legal chain is far shorter.
 _ROUNDS_MAX = 1_000
 #: Later than anything: of a machine that has no deadline.
-_NEVER: Nanos = 1 << 63
-_ONLY_NODE = NodeID(0)
-_FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
-_FIRST_WORKER = ProcessID(DRIVER + 1)
-#: What the host itself looks at first.
-_LOOKED_AT = (msg.NodeLost, ServiceLost)
-#: Places of the head's services among the machines, behind the two that every host has.
-_FIRST_SERVICE = 2
-_PLACES = {Service.GLOBAL_SCHEDULER: 2, Service.DIRECTORY: 3}
+NEVER: Nanos = 1 << 63
+ONLY_NODE = NodeID(0)
+FIRST_WORKER = ProcessID(DRIVER + 1)
+#: What goes to whoever reads, by way of the driver.
+FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
+#: The place of the first service among the machines, behind the two that every host has.
+FIRST_SERVICE = 2
 
 
 class Host:
     """See the module. ``policy`` chooses nodes for tasks, on the head; None: the one that ``config.placement_policy`` names.
     ``rng`` serves policies that draw; without one they must not.
 
-    ``clustered``: there are, or may be, other nodes; ``head`` is the one that schedules for all. Only there do
-    ``global_scheduler``, ``directory`` and ``lineage`` exist.
+    In a cluster only the head's host has ``global_scheduler``, ``directory`` and ``lineage``.
     """
 
     global_scheduler: GlobalScheduler
     directory: ObjectDirectory
     lineage: Lineage
+    #: Facts that the host itself looks at before any machine hears them.
+    _LOOKED_AT: tuple[type, ...] = ()
 
     def __init__(
         self,
         config: Config,
-        node: NodeID = _ONLY_NODE,
+        node: NodeID = ONLY_NODE,
         *,
         rng: Rng | None = None,
-        clustered: bool = False,
-        head: NodeID = _ONLY_NODE,
         policy: PlacementPolicy | None = None,
     ) -> None:
         self.config = config
         self.node = node
         self.here = address(node, HOST)
-        self.head = address(head, HOST) if clustered else self.here
         self._driver = address(node, DRIVER)
-        self._clustered = clustered
-        #: In a cluster: nodes that were lost, which are heard no more.
-        self._lost: dict[NodeID, None] = {}
-        self._members: Mapping[NodeID, msg.NodeJoined] = {}
-        #: Whether a driver has spoken here; else what is meant for people goes to the head.
-        self._driver_here = self.here == self.head
         self.journal: Journal | None = None
-        self.object_manager: ObjectManager
-        self.local_scheduler: LocalScheduler
-        if clustered:
-            self.object_manager = RetellingObjectManager(config, node, self.here, self._driver, self.head)
-            self.local_scheduler = ClusterScheduler(config, node, self.here, self.head, self._driver, _FIRST_WORKER)
-        else:
-            self.object_manager = ObjectManager(config, node, self.here, self._driver)
-            self.local_scheduler = LocalScheduler(config, node, self.here, self.here, self._driver, _FIRST_WORKER)
+        self.object_manager, self.local_scheduler = self._make_machines()
         #: These two, which every host has, and on the head its services.
         self._machines: list[Any] = [self.object_manager, self.local_scheduler]
         #: Services that decide apart from recording, by their place among the machines.
         self._deciders: dict[int, Decider[Action]] = {}
         self._rng = rng if rng is not None else SplitMix(0)
         self._policy = policy
-        #: On the head: services that are dead now, how often each has died, what happened to them in this step, and who was there
-        #: when a global scheduler was last whole.
-        self._dead: dict[Service, None] = {}
-        self._incarnations = dict.fromkeys(Service, 0)
-        self._changes: list[ServiceLost | ServiceStarted] = []
-        self._had_tasks: tuple[NodeID, ...] = ()
-        if self.here == self.head:
-            self._add_head()
+        #: Places of those that are dead now: nobody hears for them.
+        self._mute: dict[int, None] = {}
+        self._add_services()
         self.output = OutputBudget(config)
         #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
         self._last_output: dict[ProcessID, OutputRead] = {}
@@ -119,7 +92,7 @@ class Host:
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
         self._wire()
         #: When each machine wants to be stepped, as of its last step.
-        self._due_at: list[Nanos] = [_NEVER for _ in self._machines]
+        self._due_at: list[Nanos] = [NEVER for _ in self._machines]
         #: In this step: which services were stepped, and which of those have yet to decide.
         self._touched: dict[int, None] = {}
         self._undecided: dict[int, None] = {}
@@ -128,18 +101,17 @@ class Host:
         #: The earliest deadline of any machine, as of the end of the last step.
         self._deadline: Nanos | None = None
 
-    def _add_head(self) -> None:
+    def _make_machines(self) -> tuple[ObjectManager, LocalScheduler]:
+        config, node, here, driver = self.config, self.node, self.here, self._driver
+        return ObjectManager(config, node, here, driver), LocalScheduler(config, node, here, here, driver, FIRST_WORKER)
+
+    def _add_services(self) -> None:
         config, here = self.config, self.here
         self.directory = ObjectDirectory(config, here)
         self.global_scheduler = GlobalScheduler(config, here, self._chosen_policy(), self._rng, self.directory)
         self.lineage = Lineage(config, here)
         self._machines += [self.global_scheduler, self.directory, self.lineage]
-        self._deciders[2] = self.global_scheduler
-        if self._clustered:
-            membership = Membership(config, here)
-            self._lost = membership.lost
-            self._members = membership.members
-            self._machines.append(membership)
+        self._deciders[FIRST_SERVICE] = self.global_scheduler
 
     def _chosen_policy(self) -> PlacementPolicy:
         return self._policy if self._policy is not None else placement.policy(self.config.placement_policy)
@@ -150,19 +122,22 @@ class Host:
         self._services = [
             (index, machine.record if index in self._deciders else machine.step, self._inboxes[index], index in self._deciders)
             for index, machine in enumerate(self._machines)
-            if index >= _FIRST_SERVICE
+            if index >= FIRST_SERVICE
         ]
         self._routes: dict[type, tuple[int, ...]] = self._build_routes()
-        inboxes, dead = self._inboxes, [_PLACES[service] for service in self._dead]
+        inboxes = self._inboxes
         self._hearers = {
-            fact: tuple([inboxes[index].append for index in indices if index not in dead])
+            fact: tuple([inboxes[index].append for index in indices if index not in self._mute])
             for fact, indices in self._routes.items()
         }  # fmt: skip
-        if self.here == self.head:
-            for fact in (*RestartedScheduler.HEARS, *RestartedDirectory.HEARS):
-                self._hearers.setdefault(fact, ())
+        for fact in self._dropped():
+            self._hearers.setdefault(fact, ())
         #: The same for what comes from outside, without what the host looks at itself.
-        self._door = {fact: appends for fact, appends in self._hearers.items() if fact not in _LOOKED_AT}
+        self._door = {fact: appends for fact, appends in self._hearers.items() if fact not in self._LOOKED_AT}
+
+    def _dropped(self) -> Iterable[type]:
+        """Return facts that nobody need hear."""
+        return ()
 
     def _build_routes(self) -> dict[type, tuple[int, ...]]:
         routes: dict[type, list[int]] = {}
@@ -188,12 +163,6 @@ class Host:
         actions: list[Action] = []
         if self._first:
             events = self._begin(events, actions)
-        if not self._driver_here:
-            driver = self._driver
-            events = list(events)
-            self._driver_here = any(event[0] == driver for event in events)
-        if self._lost:
-            events = [event for event in events if self._is_heard(event[0], event[1])]
         door = self._door
         for event in events:
             appends = door.get(type(event[1]))
@@ -205,7 +174,7 @@ class Host:
         late = self._deadline is not None and now >= self._deadline and self._due(now, actions)
         self._talk(now, actions, late)
         self._deadline = self._earliest()
-        return actions if self._driver_here else self._relay(actions)
+        return actions
 
     def _talk(self, now: Nanos, actions: list[Action], undecided: bool) -> None:
         """Rounds of what the machines say to each other, then what those decide that wait for it, until all are quiet.
@@ -245,15 +214,14 @@ class Host:
                 said = objects.settle(now)
                 if said and self._collect(said, actions):
                     continue
-            if not self._changes:
+            if not self._change(actions):
                 break
-            self._change_service(self._changes.pop(0), actions)
         else:
             raise InvariantViolation(f"the machines of one host talked for {_ROUNDS_MAX} rounds without end")
         if stepped:
-            self._due_at[0] = objects.next_deadline() or _NEVER
+            self._due_at[0] = objects.next_deadline() or NEVER
         if decided:
-            self._due_at[1] = scheduler.next_deadline() or _NEVER
+            self._due_at[1] = scheduler.next_deadline() or NEVER
 
     def _serve(self, now: Nanos, actions: list[Action]) -> bool:
         """The services of the head record what they have heard; True if one of them has heard more since."""
@@ -274,115 +242,27 @@ class Host:
     def _begin(self, events: Iterable[Event], actions: list[Action]) -> list[Event]:
         """The first step: this node joins."""
         first, self._first = self._first, []
-        if self.here != self.head:
-            actions.append(Send(self.head, msg.NodeJoined(self.node, self.config.capacity)))
         return [*first, *events]
 
-    def _is_heard(self, sender: Address, fact: Fact) -> bool:
-        """Tell whether a fact counts: not those of nodes that were lost."""
-        if node_of(sender) in self._lost:
-            return type(fact) is msg.LoadReported and self.here == self.head  # it is to be told that it was lost
-        return True
-
-    def _relay(self, actions: list[Action]) -> list[Action]:
-        """What is meant for people goes to the head, where their driver is."""
-        return [
-            Send(self.head, action.message)
-            if type(action) is Send and action.to == self._driver and type(action.message) in _FOR_PEOPLE
-            else action
-            for action in actions
-        ]
+    def _change(self, actions: list[Action]) -> bool:
+        """Between two rounds machines may be exchanged; True if one was."""
+        return False
 
     def _route_own(self, now: Nanos, sender: Address, fact: Fact, actions: list[Action]) -> None:
         """What no machine hears is the host's own: output of workers, questions about tables, and its own end."""
-        if type(fact) is msg.NodeLost:
-            if fact.node == self.node:
-                actions.append(StopHost())
-                return
-            if fact.node not in self._lost:
-                actions.append(ClosePeer(fact.node))
-            if self.here != self.head:
-                self._lost[fact.node] = None  # on the head membership does
-            for append in self._hearers[msg.NodeLost]:
-                append((sender, fact))
-        elif type(fact) is msg.SessionEnded:
+        if type(fact) is msg.SessionEnded:
             actions.append(StopHost())
         elif type(fact) is ServiceLost or type(fact) is ServiceStarted:
-            if not self._clustered or self.here != self.head:
-                raise InvariantViolation(f"node {self.node} has no {Service(fact.service).name.lower()} that could die by itself")
-            self._changes.append(fact)  # they die and begin between two steps
+            raise InvariantViolation(f"node {self.node} has no {Service(fact.service).name.lower()} that could die by itself")
         elif type(fact) is OutputRead:
             self._show(now, fact, actions)
-        elif type(fact) in _FOR_PEOPLE:
+        elif type(fact) in FOR_PEOPLE:
             actions.append(Send(self._driver, fact))
         elif type(fact) is msg.TableRequested:
             rows = tables.TABLES[fact.table](self) if fact.table in tables.TABLES else []
             actions.append(Send(sender, msg.TableGiven(fact.request, msgspec.msgpack.encode(rows))))
         else:
             raise InvariantViolation(f"nobody on this host hears {type(fact).__name__}")
-
-    # -- services of the head that die and begin anew ------------------------------
-
-    def _change_service(self, fact: ServiceLost | ServiceStarted, actions: list[Action]) -> None:
-        service = Service(fact.service)
-        if (service in self._dead) == (type(fact) is ServiceLost):
-            return
-        if type(fact) is ServiceLost:
-            for append in self._hearers.get(ServiceLost, ()):
-                append((LOOP, fact))
-            self._dead[service] = None
-            if service is Service.GLOBAL_SCHEDULER:
-                self._lose_scheduler()
-            else:
-                self.directory = self.global_scheduler.holdings = ObjectDirectory(self.config, self.here)
-                self._exchange(service, self.directory)
-            return
-        del self._dead[service]
-        self._incarnations[service] += 1
-        recovery = Recovery(self.config, self._incarnations[service], self._members)
-        if service is Service.GLOBAL_SCHEDULER:
-            self._restart_scheduler(recovery)
-        else:
-            whole = not (self.global_scheduler.recovering or Service.GLOBAL_SCHEDULER in self._dead)
-            self.directory = RestartedDirectory(self.config, self.here, recovery, scheduler_whole=whole)
-            self.global_scheduler.holdings = self.directory
-            self._exchange(service, self.directory)
-        news = msg.ServiceRestarted(service, recovery.incarnation)
-        for append in self._hearers[msg.ServiceRestarted]:
-            append((self.here, news))
-        actions += [Send(address(node, HOST), news) for node in self._members if node != self.node]
-
-    def _exchange(self, service: Service, machine: Any) -> None:
-        index = _PLACES[service]
-        self._machines[index] = machine
-        if index in self._deciders:
-            self._deciders[index] = machine
-        self._inboxes[index].clear()
-        self._due_at[index] = _NEVER
-        self._wire()
-
-    def _lose_scheduler(self) -> None:
-        """Nothing of it is left; a policy of the user's is told that there are no nodes."""
-        old = self.global_scheduler
-        if not old.recovering:
-            self._had_tasks = tuple(self._members)
-        if self._policy is not None:
-            for node in old.nodes:
-                self._policy.node_lost(node)
-        blank = placement.policy(self.config.placement_policy)
-        self.global_scheduler = GlobalScheduler(self.config, self.here, blank, self._rng, self.directory)
-        self._exchange(Service.GLOBAL_SCHEDULER, self.global_scheduler)
-
-    def _restart_scheduler(self, recovery: Recovery) -> None:
-        """It begins with what membership knows."""
-        lost = any(node not in self._members for node in self._had_tasks)
-        self.global_scheduler = RestartedScheduler(
-            self.config, self.here, self._chosen_policy(), self._rng, self.directory, recovery, node_was_lost=lost
-        )  # fmt: skip
-        self._exchange(Service.GLOBAL_SCHEDULER, self.global_scheduler)
-        inbox = self._inboxes[_PLACES[Service.GLOBAL_SCHEDULER]]
-        inbox += [(self.here, msg.NodeLost(node)) for node in self._lost]
-        inbox += [(self.here, joined) for joined in self._members.values()]
 
     def _show(self, now: Nanos, fact: OutputRead, actions: list[Action]) -> None:
         text, dropped = self.output.admit(now, fact.worker, fact.text)
@@ -405,7 +285,7 @@ class Host:
                 actions.append(Send(self._driver, msg.OutputWritten(pid, last.name, last.stream, "", dropped)))
         if self._due_at[0] <= now and not self._inboxes[0]:
             self._collect(self.object_manager.step(now, ()), actions)
-            self._due_at[0] = self.object_manager.next_deadline() or _NEVER
+            self._due_at[0] = self.object_manager.next_deadline() or NEVER
         for index, _, inbox, decides in self._services:
             if self._due_at[index] <= now and not inbox:
                 if decides:
@@ -445,10 +325,7 @@ class Host:
         return heard
 
     def _end(self, actions: list[Action]) -> None:
-        """The session is over: here, and from the head on every other node."""
-        if self._clustered and self.here == self.head:
-            others = [address(node, HOST) for node in self._members if node != self.node]
-            actions += [Send(to, msg.SessionEnded()) for to in others]
+        """The session is over."""
         actions.append(StopHost())
 
     def next_deadline(self) -> Nanos | None:
@@ -460,14 +337,14 @@ class Host:
         due_at = self._due_at
         if self._touched:
             for index in self._touched:
-                due_at[index] = self._machines[index].next_deadline() or _NEVER
+                due_at[index] = self._machines[index].next_deadline() or NEVER
             self._touched.clear()
         earliest = min(due_at)
         if self._last_output:
             flood_ends = self.output.next_deadline()
             if flood_ends is not None and flood_ends < earliest:
                 return flood_ends
-        return None if earliest == _NEVER else earliest
+        return None if earliest == NEVER else earliest
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
@@ -477,8 +354,8 @@ class Host:
     # -- for people ------------------------------
 
     def known_nodes(self) -> list[NodeView]:
-        """Return the nodes that this host's global scheduler knows, if it has one: the head's."""
-        return list(self.global_scheduler.nodes.values()) if self.here == self.head else []
+        """Return the nodes that this host's global scheduler knows, if it has one."""
+        return list(self.global_scheduler.nodes.values())
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of one of ``tables.TABLES``.

@@ -9,6 +9,7 @@ import pytest
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
+from sundog.core.cluster_host import ClusterHost
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.host import Host
@@ -188,7 +189,7 @@ def test_a_policy_of_the_users_forgets_the_nodes_and_hears_of_them_again() -> No
             return policy.choose(*given)
 
     config = cluster_config(cpus=1)
-    host = Host(config, clustered=True, policy=Watched())
+    host = ClusterHost(config, policy=Watched())
     host.step(0, [((1 << 32), msg.NodeJoined(NodeID(1), ONLY_ON[1]))])  # type: ignore[list-item]
     heard.clear()
     host.step(1, [(LOOP, ev.ServiceLost(SCHEDULER))])
@@ -320,7 +321,7 @@ def test_facts_of_services_that_live_or_are_dead_already_mean_nothing() -> None:
     finish(made)
 
 
-@pytest.mark.parametrize("host", [Host(Config()), Host(Config(), NodeID(1), clustered=True)])
+@pytest.mark.parametrize("host", [Host(Config()), ClusterHost(Config(), NodeID(1))])
 def test_a_host_without_services_of_their_own_refuses(host: Host) -> None:
     with pytest.raises(InvariantViolation, match="global_scheduler"):
         host.step(0, [(LOOP, ev.ServiceLost(SCHEDULER))])

@@ -18,9 +18,9 @@ from random import Random
 from sundog.core import actions as act
 from sundog.core import events as ev
 from sundog.core import messages as msg
+from sundog.core.cluster_host import ClusterHost
 from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
-from sundog.core.host import Host
 from sundog.core.ids import HOST, LOOP, NodeID, address, node_of
 from sundog.core.machine import Action, Event
 from sundog.core.recovery import Service
@@ -48,9 +48,11 @@ def cluster_config(cpus: int = 2, **fields: object) -> Config:
 class Node(Fleet):
     """One node. What tests do with a Fleet they do with it."""
 
+    host: ClusterHost
+
     def __init__(self, cluster: Cluster, number: int, settings: Config) -> None:
         self.cluster = cluster
-        host = Host(settings, NodeID(number), rng=Random(number), clustered=True)
+        host = ClusterHost(settings, NodeID(number), rng=Random(number))
         super().__init__(settings, None, cluster.rng, host)
         self.bodies = cluster.bodies
 

@@ -83,7 +83,7 @@ def alike(found: Any, expected: Any) -> bool:
 
 def check_empty(cluster: Cluster) -> None:
     """Nobody refers to anything any more: no table of any node that the head knows holds anything."""
-    head = cluster.hosts[min(cluster.hosts)]
+    head: Any = cluster.hosts[min(cluster.hosts)]
     network: Any = cluster.network
     if any(network.stops(head.node, node) or network.stops(node, head.node) for node in head._members):
         return  # a node outside the core that the head hears, and does not reach: it holds what it holds

@@ -10,6 +10,7 @@ import pytest
 from sundog.backends import schema
 from sundog.core import events, messages
 from sundog.core.client import Client
+from sundog.core.cluster_host import ClusterHost
 from sundog.core.cluster_objects import ClusterObjectManager
 from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
@@ -86,7 +87,7 @@ def test_every_fact_is_heard_by_somebody() -> None:
     assert not unheard, f"nobody hears {', '.join(sorted(kind.__name__ for kind in unheard))}"
 
 
-@pytest.mark.parametrize("host", [Host(CONFIG), Host(CONFIG, clustered=True), Host(CONFIG, NodeID(3), clustered=True)])
+@pytest.mark.parametrize("host", [Host(CONFIG), ClusterHost(CONFIG), ClusterHost(CONFIG, NodeID(3))])
 def test_the_host_routes_to_all_of_its_machines(host: Host) -> None:
     for machine in host._machines:
         for fact in machine.HEARS:

@@ -19,6 +19,7 @@ from sundog.backends.simulated.node import Node
 from sundog.backends.simulated.sim_loop import ConstantNetwork, Costs, Loop, Network
 from sundog.backends.simulated.worker import Worker
 from sundog.core import placement
+from sundog.core.cluster_host import ClusterHost
 from sundog.core.config import Config
 from sundog.core.host import Host
 from sundog.core.ids import NodeID, root_task_id
@@ -124,7 +125,8 @@ def _adder(
 
     def add(number: NodeID, model: NodeModel, joins: Nanos = 0, leaves: Nanos | None = None) -> None:
         settings = model.config(config)
-        host = Host(settings, number, rng=Random(_host_seed(seed, number)), clustered=clustered, policy=None if number else policy)
+        kind = ClusterHost if clustered else Host
+        host = kind(settings, number, rng=Random(_host_seed(seed, number)), policy=None if number else policy)
         stepped: Any = host if recorder is None or number else recorder.wrap(host)
         cluster.add(Node(cluster, number, settings, stepped, Worker, NodeArena(settings.arena_bytes)), host, joins, leaves)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 #: At most so many tasks are named.
 _NAMED_MAX = 3
+_HEAD = 0
 
 
 def why_stuck(experiment: Experiment) -> str:
@@ -60,7 +61,7 @@ def leftovers(experiment: Experiment) -> str:
             "held IDs": sum([held for _, held in host.object_manager.references.held_by_processes()]),
             "bytes of extents": host.object_manager.ledger.used_bytes,
         }
-        if host.here == host.head:
+        if node.number == _HEAD:
             scheduler = host.global_scheduler
             tables |= {
                 "waiting for a place": scheduler.waiting,

@@ -34,6 +34,7 @@ from sundog.backends.simulated.network import Network
 from sundog.backends.simulated.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Costs, Loop
 from sundog.backends.simulated.workloads.workload import Workload
+from sundog.core.cluster_host import ClusterHost
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.host import Host
@@ -128,9 +129,9 @@ class Experiment:
                 self.cluster.add(node, node.host, node.number * node.config.heartbeat_every // len(models))
 
     def _make(self, number: NodeID, config: Config) -> BareNode:
-        clustered = len(self.models) > 1
+        kind = ClusterHost if len(self.models) > 1 else Host
         rng = Random(f"host {number} {self._seed.hex()}")
-        host = Host(config, number, rng=rng, clustered=clustered, policy=None if number else self._policy)
+        host = kind(config, number, rng=rng, policy=None if number else self._policy)
         CountedLedger.count(host.object_manager.ledger, number, self.measures)
         return BareNode(self.cluster, number, config, host, partial(BareWorker, self), SizedStore(), self.measures, self._turns)
 

@@ -156,15 +156,17 @@ class BareNode(Node):
         """See ``Node``; nearly always it is one action."""
         if len(actions) == 1:
             action = actions[0]
-            if type(action) is Send:
-                self.send(self.where, action.to, [action.message])
-                return
-            if type(action) is Dispatch:
-                worker = self.workers.get(action.worker)
-                if worker is not None:
-                    worker.tokens += len(action.tasks)
-                    self.measures.decisions += len(action.tasks)
-                    self.send(self.where, worker.where, [RunTasks(action.tasks, action.forget_through)])
+            if type(action) is Send or type(action) is Dispatch:
+                if type(action) is Send:
+                    self.send(self.where, action.to, [action.message])
+                elif type(action) is Dispatch:
+                    worker = self.workers.get(action.worker)
+                    if worker is not None:
+                        worker.tokens += len(action.tasks)
+                        self.measures.decisions += len(action.tasks)
+                        self.send(self.where, worker.where, [RunTasks(action.tasks, action.forget_through)])
+                if self.inbox:  # it came while the turn took its time
+                    self.turn_soon()
                 return
         super()._act(actions)
 

@@ -61,14 +61,20 @@ class Line(NamedTuple):
         """Of the makespan, as a part."""
         return self.model.makespan / self.makespan - 1
 
+    @property
+    def error_of_computing(self) -> float:
+        """Of the computing time, as a part."""
+        return self.model.computing / self.computing - 1
+
     def markdown(self) -> str:
         """Return the row of the table, in milliseconds."""
         spans = sorted(one.makespan / self.makespan - 1 for one in self.real)
-        what = f"{self.program.__name__.replace('_', ' ')}: {(self.program.__doc__ or '').removesuffix('.')}"
+        said = (self.program.__doc__ or "").removesuffix(".")
+        what = f"{self.program.__name__.replace('_', ' ')}: {said[:1].lower()}{said[1:]}"
         return (
             f"| {what} | {self.makespan * 1e3:.1f} ({spans[0]:+.0%} to {spans[-1]:+.0%}) | {self.model.makespan * 1e3:.1f} "
             f"| {self.error:+.0%} | {self.computing * 1e3:.1f} | {self.model.computing * 1e3:.1f} "
-            f"| {self.model.computing / self.computing - 1:+.0%} |"
+            f"| {self.error_of_computing:+.0%} |"
         )
 
 
@@ -155,15 +161,17 @@ def profile_of(reality: Reality) -> Profile:
 
 def markdown(lines: Sequence[Line], reality: Reality, profile: Profile) -> str:
     """Return the table with what has to be said about it."""
-    mean = statistics.mean(abs(line.error) for line in lines)
+    spans = statistics.mean(abs(line.error) for line in lines)
+    computing = statistics.mean(abs(line.error_of_computing) for line in lines)
+    repeats, rounds = reality.repeats, len(reality.runs[0]) // reality.repeats
     return "\n".join(
         [
             "| program | measured | predicted | error | computing | predicted | error |",
             "|---|---|---|---|---|---|---|",
             *(line.markdown() for line in lines),
             "",
-            f"The mean of the sizes of the ten errors of makespans is {mean:.0%}; {len(reality.runs[0])} runs of each; "
-            f"profile: {profile.name}.",
+            f"Mean size of the errors: makespans {spans:.0%}, computing times {computing:.0%}. {rounds} rounds of {repeats} runs;"
+            f" profile: {profile.name}; load average: {os.getloadavg()[1]:.1f}.",
         ]
     )
 
@@ -174,7 +182,7 @@ def measure() -> list[Row]:
     rows = []
     for line in predict(reality, profile_of(reality)):
         said = f"measured {line.makespan * 1e3:.1f} ms, predicted {line.model.makespan * 1e3:.1f} ms, error {line.error:+.0%}"
-        rows.append(info(line.program.__name__, f"{said}; computing {line.model.computing / line.computing - 1:+.0%}"))
+        rows.append(info(line.program.__name__, f"{said}; computing {line.error_of_computing:+.0%}"))
     return rows
 
 

@@ -53,8 +53,8 @@ def _calibrate(chosen: argparse.Namespace) -> int:
             else:
                 shown = f"{value}     " if field.name == "cores" else f"{value / 1e3:,.1f} us  "
             name = field.name.removesuffix("_bytes_per_second").removesuffix("_permille")
-            sys.stdout.write(f"{name:<16} {shown:>18}\n")
-    sys.stdout.write(f"{'local latency':<16} {profile.network.local_latency / 1e3:>13,.1f} us\nwritten to {where}\n")
+            sys.stdout.write(f"{name:<18} {shown:>18}\n")
+    sys.stdout.write(f"{'local latency':<18} {profile.network.local_latency / 1e3:>13,.1f} us\nwritten to {where}\n")
     return 0
 
 

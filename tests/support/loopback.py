@@ -161,7 +161,7 @@ class LoopbackPort:
             self.references[fact.object_id] -= 1
             assert self.references[fact.object_id] >= 0, "dropped before it was born"
             if not self.references[fact.object_id]:
-                self.known.forget(fact.object_id)
+                self.known.forget((fact.object_id,))
         elif isinstance(fact, ev.PinDropped):
             self.store.grants[fact.object_id] -= 1
             assert self.store.grants[fact.object_id] >= 0, "a grant was returned twice"

@@ -6,11 +6,12 @@ import sys
 import msgspec
 import pytest
 
-from benchmarks import compare, compare_rows
-from benchmarks.compare_engines import ENGINES
-from benchmarks.compare_rows import ROW, ROWS, Ratio
-from benchmarks.compare_table import Run, markdown
-from benchmarks.compare_works import WORKS
+from benchmarks.compare import __main__ as compare
+from benchmarks.compare import rows as compare_rows
+from benchmarks.compare.engines import ENGINES
+from benchmarks.compare.rows import ROW, ROWS, Ratio
+from benchmarks.compare.table import Run, markdown
+from benchmarks.compare.works import WORKS
 
 PEERS = ["sundog", "futures", "ray"]
 

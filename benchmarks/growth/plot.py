@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.growth_curves import CURVES
-from benchmarks.growth_report import Growth, judge
+from benchmarks.growth.curves import CURVES
+from benchmarks.growth.report import Growth, judge
 
 _COLUMNS = 3
 

@@ -30,7 +30,7 @@ def spin(loops: int) -> int:
 
 def experiment(engine: str, i: int, children: int) -> int:
     """Start ``children`` tasks from within this one, and return the sum of their values."""
-    from benchmarks.compare_engines import ENGINES
+    from benchmarks.compare.engines import ENGINES
 
     return sum(ENGINES[engine].inside(add, i, children))
 

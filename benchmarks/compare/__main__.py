@@ -28,15 +28,16 @@ from typing import Any
 
 import msgspec
 
-from benchmarks import compare_rows
-from benchmarks.compare_engines import ENGINES
-from benchmarks.compare_plot import draw
-from benchmarks.compare_rows import ROWS, Found
-from benchmarks.compare_table import Run, markdown
-from benchmarks.peer import adopt_orphans
+from benchmarks.compare import rows as compare_rows
+from benchmarks.compare.engines import ENGINES
+from benchmarks.compare.peer import adopt_orphans
+from benchmarks.compare.plot import draw
+from benchmarks.compare.rows import ROWS, Found
+from benchmarks.compare.table import Run, markdown
 from benchmarks.processes import family
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SIZE = {
     **{
         "trips": 1000,
@@ -136,9 +137,9 @@ def measure(peer: str, size: dict[str, int], limit: float) -> tuple[Found, str]:
     found: Found = {}
     remark, why = "", "failed: its process ended"
     folder = tempfile.mkdtemp(prefix="cmp-", dir="/tmp")  # short: names of sockets lie below it
-    environment = {**os.environ, **QUIET, "PYTHONPATH": str(HERE.parent), "TMPDIR": folder}
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT), "TMPDIR": folder}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # imports are timed as users have them
-    command = [sys.executable, "-m", "benchmarks.peer", peer, json.dumps(size)]
+    command = [sys.executable, "-m", "benchmarks.compare.peer", peer, json.dumps(size)]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command,
@@ -146,7 +147,7 @@ def measure(peer: str, size: dict[str, int], limit: float) -> tuple[Found, str]:
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
-            cwd=HERE.parent,
+            cwd=ROOT,
             start_new_session=True,
         )
         try:

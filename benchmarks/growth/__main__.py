@@ -20,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.growth_curves import CURVES, PLAN
-from benchmarks.growth_point import Point
-from benchmarks.growth_report import Growth, document, judge
+from benchmarks.growth.curves import CURVES, PLAN
+from benchmarks.growth.point import Point
+from benchmarks.growth.report import Growth, document, judge
 
 HERE = Path(__file__).parent
 #: No point may take longer, nor all of them together; in seconds.
@@ -95,7 +95,7 @@ def write(growth: Growth, folder: Path) -> None:
     (folder / "growth.json").write_bytes(msgspec.json.format(msgspec.json.encode(growth), indent=1) + b"\n")
     (folder / "growth.md").write_text(document(growth))
     try:
-        from benchmarks.growth_plot import draw
+        from benchmarks.growth.plot import draw
 
         draw(growth, folder / "growth.svg")
     except ImportError:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import compare_rows
-from benchmarks.compare_rows import BASE, ROWS
-from benchmarks.compare_table import Run
+from benchmarks.compare import rows as compare_rows
+from benchmarks.compare.rows import BASE, ROWS
+from benchmarks.compare.table import Run
 
 COLOURS = {"futures": "#4477aa", "joblib": "#228833", "dask": "#ee7733", "ray": "#aa3377"}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from benchmarks.growth_curves import CURVES
-from benchmarks.growth_point import Point
+from benchmarks.growth.curves import CURVES
+from benchmarks.growth.point import Point
 
 _INTRODUCTION = """# How cost grows
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks import compare_rows
-from benchmarks.compare_rows import BASE, ROWS, Block, Ratio, Row
+from benchmarks.compare import rows as compare_rows
+from benchmarks.compare.rows import BASE, ROWS, Block, Ratio, Row
 
 
 class Run(msgspec.Struct):

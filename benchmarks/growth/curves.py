@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import sundog
-from benchmarks.growth_point import Point, grown, measured, weights
+from benchmarks.growth.point import Point, grown, measured, weights
 
 #: What a session does before anything is measured.
 _WARM_UP = 2_000

@@ -1,4 +1,4 @@
-"""One engine does the works of the comparison, in a process of its own: ``python -m benchmarks.peer NAME SIZES``.
+"""One engine does the works of the comparison, in a process of its own: ``python -m benchmarks.compare.peer NAME SIZES``.
 
 SIZES is a JSON object of counts. Every line of the output is a JSON object: ``{"row": name, "value": number}`` or
 ``{"rows": [work], "reason": text}`` where there is no number; ``{"end": true}`` comes last.
@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.compare_bodies import nothing
-from benchmarks.compare_engines import ENGINES, Cannot, Engine
+from benchmarks.compare.bodies import nothing
+from benchmarks.compare.engines import ENGINES, Cannot, Engine
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -58,7 +58,7 @@ def main(name: str, size: dict[str, int]) -> None:
     except ImportError as error:
         answers.send(missing=f"not installed: {error.name}")
         return
-    from benchmarks.compare_works import WORKS  # after the import that is timed
+    from benchmarks.compare.works import WORKS  # after the import that is timed
 
     for work in WORKS:
         try:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from benchmarks.compare_bodies import add, experiment, first, give, nothing, number, spin
-from benchmarks.compare_engines import WORKERS, Engine
+from benchmarks.compare.bodies import add, experiment, first, give, nothing, number, spin
+from benchmarks.compare.engines import WORKERS, Engine
 from benchmarks.processes import family, pss
 
 Found = Iterator[tuple[str, float]]
@@ -27,7 +27,7 @@ SMALL = b"x" * 1000
 TASK_SECONDS = 0.002
 #: Two of these run as fast as the machine can: the ideal that engines are held against.
 PLAIN = (
-    "import sys; from benchmarks.compare_bodies import spin; count, loops = map(int, sys.argv[1:]); print(flush=True); "
+    "import sys; from benchmarks.compare.bodies import spin; count, loops = map(int, sys.argv[1:]); print(flush=True); "
     "sys.stdin.readline(); [spin(loops) for _ in range(count)]; print(flush=True)"
 )
 

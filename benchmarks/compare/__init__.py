@@ -1,0 +1,1 @@
+"""The same work on sundog and its peers; ``__main__`` runs it."""

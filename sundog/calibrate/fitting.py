@@ -20,8 +20,10 @@ from sundog.core.units import MICROSECOND, Nanos
 _MESSAGES_PER_TASK = 2
 #: Turns of the node for a task that comes alone: one hears of it, one of its end.
 _TURNS_PER_LONE_TASK = 2
-#: How often all costs are put right, one after the other: each changes what the others explain.
-_ROUNDS = 3
+#: How often all costs are put right, one after the other: each changes what the others explain. After the first time by this part
+#: of what is missing, as costs would go up and down in turns: a longer turn of the node lets more messages share the next one.
+_ROUNDS = 5
+_PART = 0.5
 #: Tasks one after the other, by which the simulator is asked what a round trip takes.
 _ASKED = 30
 
@@ -39,16 +41,16 @@ class Explained(NamedTuple):
 
 #: In the order in which they are put right.
 EXPLAINED = (
-    Explained("node_decision", "node", "task", workloads.tasks, 500),
-    Explained("worker_task", "workers", "task", workloads.tasks, 500),
-    Explained("receive", "driver", "task", workloads.tasks, 500),
+    Explained("node_decision", "node", "task", workloads.tasks, 1500),
+    Explained("worker_task", "workers", "task", workloads.tasks, 1500),
+    Explained("receive", "driver", "task", workloads.tasks, 1500),
     Explained("driver_turn", "driver", "spread_task", workloads.spread, 60),
     Explained("driver_wake", "driver", "lone_task", workloads.one_by_one, _ASKED),
     Explained("worker_wake", "workers", "lone_task", workloads.one_by_one, _ASKED),
     Explained("node_wake", "node", "lone_task", workloads.one_by_one, _ASKED, _TURNS_PER_LONE_TASK),
-    Explained("submit_dependency", "driver", "pair", workloads.pairs, 200),
-    Explained("node_dependency", "node", "pair", workloads.pairs, 200),
-    Explained("worker_dependency", "workers", "pair", workloads.pairs, 200),
+    Explained("submit_dependency", "driver", "pair", workloads.pairs, 600),
+    Explained("node_dependency", "node", "pair", workloads.pairs, 600),
+    Explained("worker_dependency", "workers", "pair", workloads.pairs, 600),
     Explained("node_block", "node", "lone_parent", workloads.lone_parents, _ASKED),
     Explained("worker_block", "workers", "lone_parent", workloads.lone_parents, _ASKED),
     Explained("node_reclaim", "node", "parent", workloads.parents, PARENTS),
@@ -89,25 +91,25 @@ def fit(measured: Measurements, name: str = "", network: NetworkModel | None = N
         crowded_permille=crowded,
         network=network or NetworkModel(),
     )
-    for _ in range(_ROUNDS):
+    for turn in range(_ROUNDS):
         for place, one in enumerate(EXPLAINED):
             before = EXPLAINED[place - 1]
             if not place or one.work is not before.work:
                 found = charged(profile, one.work, one.number)  # who pays for one workload pays apart from the others
-            profile = _put_right(profile, one, found, measured)
+            profile = _put_right(profile, one, found, measured, _PART if turn else 1.0)
         profile = _with_way(profile, measured.round_trip)
     return profile
 
 
-def _put_right(profile: Profile, one: Explained, found: Charged, measured: Measurements) -> Profile:
-    """Return ``profile`` with one cost as it has to be to explain the workload, which is now ``charged`` with ``found``."""
+def _put_right(profile: Profile, one: Explained, found: Charged, measured: Measurements, part: float) -> Profile:
+    """Return ``profile`` with one cost nearer by ``part`` to what explains the workload, which is now charged with ``found``."""
     total = found.computed.total
     wanted: int = getattr(getattr(measured, one.measured), one.process)
     if total and found.occupied > total:
         wanted = wanted * total // found.occupied
     more = wanted - getattr(found.computed, one.process)
     times = max(1.0, found.reclaimed) if one.cost.endswith("_reclaim") else one.times
-    return msgspec.structs.replace(profile, **{one.cost: max(0, getattr(profile, one.cost) + int(more / times))})
+    return msgspec.structs.replace(profile, **{one.cost: max(0, getattr(profile, one.cost) + int(part * more / times))})
 
 
 def charged(profile: Profile, work: Callable[[int], None], count: int) -> Charged:

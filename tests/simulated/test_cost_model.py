@@ -12,7 +12,7 @@ import pytest
 
 from sundog.__main__ import main
 from sundog.backends.simulated.cost_model import FREE, Profile, ProfileError, load_profile, profile_path, save_profile
-from sundog.calibrate import Computed, Measurements, charged, computed, fit, medians, round_trip
+from sundog.calibrate import Computed, Measurements, charged, computed, fit, fitting, medians, round_trip
 from sundog.calibrate.fitting import EXPLAINED
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND
 
@@ -125,13 +125,15 @@ def test_a_fit_explains_what_was_measured(fitted: Profile) -> None:
     assert abs(round_trip(fitted) - 300 * MICROSECOND) < 10
 
 
-def test_what_lies_beside_a_round_trip_does_not_lengthen_it(fitted: Profile) -> None:
+def test_what_lies_beside_a_round_trip_does_not_lengthen_it(fitted: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_ROUNDS", 1)
     late = fit(measurements(lone_task=Computed(26_000, 136_000, 20_000)))  # the turn at the end of one task runs into the next one
     assert abs(round_trip(late) - 300 * MICROSECOND) < 10
     assert late.network.local_latency < fitted.network.local_latency
 
 
-def test_a_fit_of_noise_has_no_negative_costs() -> None:
+def test_a_fit_of_noise_has_no_negative_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_ROUNDS", 2)
     noise = measurements(put_node=50_000, lone_task=Computed(0, 0, 0), submit=90_000, round_trip=1, pair=Computed(0, 0, 0))
     profile = fit(msgspec.structs.replace(noise, crowded=9 * 10**5), cores=2)
     assert profile.crowded_permille == 1000, "hardware threads are not faster together"

@@ -32,13 +32,14 @@ from sundog.core.actions import (
     ShowOutput,
 )
 from sundog.core.config import Config
-from sundog.core.deadlines import Deadlines
+from sundog.core.deadlines import NEVER
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import FIRST_RETURN, Address, ObjectID, return_ids
 from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.readahead import AHEAD_MIN, Readahead
 from sundog.core.request import Request
+from sundog.core.request_times import RequestTimes
 from sundog.core.task import Failure, FailureKind, Value
 from sundog.core.units import Nanos, seconds
 
@@ -75,8 +76,7 @@ class Client:
         self._readahead = Readahead()
         self.requests: dict[int, Request] = {}  # R3; a loop may look how much each still misses
         self._questions: dict[int, None] = {}
-        #: request -> when it expires; (request, "stuck") -> when to say that it is stuck.
-        self._deadlines: Deadlines[tuple[int, str]] = Deadlines()
+        self._times = RequestTimes(self.requests, config.stuck_after)
         self._polls: dict[int, int] = {}
         self._now: Nanos = 0
         self._closed: str | None = None
@@ -118,14 +118,13 @@ class Client:
         handlers = self._handlers
         for _, fact in events:
             handlers[type(fact)](fact)
-        if self.requests:
-            for key in self._deadlines.pop_due(now):
-                self._on_deadline(*key)
+        if now >= self._times.due:
+            self._on_due(now)
         return self._speak()
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        return self._deadlines.next()
+        return self._times.due if self.requests and self._times.due < NEVER else None
 
     def close(self, now: Nanos, reason: str) -> list[Action]:
         """The node is gone: reject everything that waits, now and later. Called by the loop when the link ends."""
@@ -274,9 +273,7 @@ class Client:
         if not request.missing:
             self._finish(number, request)
             return
-        if request.deadline is not None:
-            self._deadlines.set((number, "expired"), max(request.deadline, self._now + 1))
-        self._deadlines.set((number, "stuck"), self._now + self._config.stuck_after)
+        self._times.begin(number, request.deadline, self._now)
         if request.task is not None:
             request.blocked = True
             count = len(request.missing) - request.missing_allowed
@@ -424,18 +421,17 @@ class Client:
 
     # -- time and endings ------------------------------
 
-    def _on_deadline(self, number: int, what: str) -> None:
-        request = self.requests.get(number)
-        if request is None:
-            return
-        if what == "stuck":
-            self._explain(number, request)
-            return
-        request.expired = True
-        if request.blocked and request.task is not None:
-            self._actions.append(Send(self._host, msg.ResumeRequested(request.task, number)))
-        else:
-            self._finish(number, request)
+    def _on_due(self, now: Nanos) -> None:
+        expired, stuck = self._times.pop_due(now)
+        for number in stuck:
+            self._explain(number, self.requests[number])
+        for number in expired:
+            request = self.requests[number]
+            request.expired = True
+            if request.blocked and request.task is not None:
+                self._actions.append(Send(self._host, msg.ResumeRequested(request.task, number)))
+            else:
+                self._finish(number, request)
 
     def _explain(self, number: int, request: Request) -> None:
         if not request.explaining:
@@ -467,8 +463,7 @@ class Client:
                 if number in (waiting := self._delivering.get(object_id, [])):
                     waiting.remove(number)
         if request.deadline is not None:
-            self._deadlines.cancel((number, "expired"))
-        self._deadlines.cancel((number, "stuck"))
+            self._times.end(number)
 
     def _end(self, reason: str) -> None:
         if self._closed is not None:

@@ -11,9 +11,9 @@ from random import Random
 from simpy.core import Environment
 
 from benchmarks.measure import Row, info, quiet_gc
-from sundog.backends.simulated.flows import Call
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.connections import Network
+from sundog.backends.simulated.network.flows import Call
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.ids import HOST, NodeID, address
 
 Work = Callable[[], int]

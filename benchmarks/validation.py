@@ -22,7 +22,7 @@ from sundog.backends.simulated.durations import Exponential
 from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.experiment.report import Estimate, Report, aligned, estimate
 from sundog.backends.simulated.experiment.start import prepare
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.backends.simulated.workloads import generators
 from sundog.backends.simulated.workloads.workload import Workload, task
 from sundog.core.ids import NodeID

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.cluster_model import NodeModel
     from sundog.backends.simulated.cost_model import Profile
     from sundog.backends.simulated.experiment.report import Report
-    from sundog.backends.simulated.faults import Schedule
-    from sundog.backends.simulated.network_model import NetworkModel
+    from sundog.backends.simulated.faults.runner import Schedule
+    from sundog.backends.simulated.network.model import NetworkModel
     from sundog.backends.simulated.workloads.workload import Workload
     from sundog.core.placement import PlacementPolicy
 

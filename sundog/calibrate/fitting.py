@@ -10,7 +10,7 @@ import msgspec
 import sundog
 from sundog.backends import current
 from sundog.backends.simulated.cost_model import Profile
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.calibrate import workloads
 from sundog.calibrate.computing import Computed
 from sundog.calibrate.measurements import PARENTS, WORKERS, Measurements

@@ -10,7 +10,7 @@ import pytest
 
 import sundog
 from sundog.backends import current
-from sundog.backends.simulated import faults as f
+from sundog.backends.simulated.faults import runner as f
 from sundog.backends.simulated.sim_loop import InstantNetwork
 from sundog.core.ids import NodeID
 from sundog.core.units import MILLISECOND, SECOND

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
-from sundog.backends.simulated import faults as f
-from sundog.backends.simulated.fault_language import FaultSyntaxError, parse
-from sundog.backends.simulated.framing import FramedNetwork, FrameFaults
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.occurrences import Occurrence
-from sundog.backends.simulated.swarm import swarm
+from sundog.backends.simulated.faults import runner as f
+from sundog.backends.simulated.faults.language import FaultSyntaxError, parse
+from sundog.backends.simulated.faults.occurrences import Occurrence
+from sundog.backends.simulated.faults.swarm import swarm
+from sundog.backends.simulated.network.connections import Network
+from sundog.backends.simulated.network.framing import FramedNetwork, FrameFaults
 from sundog.core.ids import NodeID
 from sundog.core.units import MILLISECOND, SECOND, Nanos
 
@@ -296,7 +296,7 @@ def test_a_swarm_is_drawn_from_its_seed() -> None:
 
 
 def test_the_hash_seed_does_not_matter() -> None:
-    program = "from sundog.backends.simulated.swarm import swarm; print(swarm(11, {0: 2, 1: 2, 2: 0, 3: 1}, frames=True))"
+    program = "from sundog.backends.simulated.faults.swarm import swarm; print(swarm(11, {0: 2, 1: 2, 2: 0, 3: 1}, frames=True))"
     printed = set()
     for hash_seed in ("0", "1"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}

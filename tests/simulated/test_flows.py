@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
-from sundog.backends.simulated import flows as module
-from sundog.backends.simulated.flows import UNITS, UNITS_PER_BYTE, Call, Flow, Flows, Link, fair_levels
+from sundog.backends.simulated.network import flows as module
+from sundog.backends.simulated.network.flows import UNITS, UNITS_PER_BYTE, Call, Flow, Flows, Link, fair_levels
 from sundog.core.errors import InvariantViolation
 from sundog.core.units import SECOND
 

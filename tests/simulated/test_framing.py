@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
-from sundog.backends.simulated.flows import Call
-from sundog.backends.simulated.framing import FramedNetwork, FrameFaults
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.flows import Call
+from sundog.backends.simulated.network.framing import FramedNetwork, FrameFaults
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ProcessID, address
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
-from sundog.backends.simulated import network as module
 from sundog.backends.simulated.cost_model import FREE
-from sundog.backends.simulated.flows import Call
-from sundog.backends.simulated.framing import FramedNetwork
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network import connections as module
+from sundog.backends.simulated.network.connections import Network
+from sundog.backends.simulated.network.flows import Call
+from sundog.backends.simulated.network.framing import FramedNetwork
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID, ProcessID, address
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos

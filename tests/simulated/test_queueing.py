@@ -12,9 +12,9 @@ import pytest
 from simpy.core import Environment
 from simpy.events import Event
 
-from sundog.backends.simulated.flows import Call
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.connections import Network
+from sundog.backends.simulated.network.flows import Call
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.ids import NodeID, ProcessID, address
 from sundog.core.units import SECOND
 

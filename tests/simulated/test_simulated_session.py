@@ -19,7 +19,7 @@ import pytest
 
 import sundog
 from sundog.backends import current
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.backends.simulated.sim_loop import InstantNetwork
 from sundog.core.actions import Dispatch
 from tests.support.programs import ROOT, run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.validation import ring, simulate, wasted
 from sundog.backends.simulated.durations import Exponential, Uniform
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.backends.simulated.workloads.generators import graham_anomaly, layered_random
 from sundog.backends.simulated.workloads.workload import Workload, task
 from sundog.core.units import MICROSECOND, SECOND

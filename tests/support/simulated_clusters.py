@@ -18,9 +18,9 @@ import sundog
 from sundog.backends import current
 from sundog.backends.simulated.cluster import Cluster
 from sundog.backends.simulated.durations import Exponential
-from sundog.backends.simulated.fault_target import FILLER
-from sundog.backends.simulated.network_model import NetworkModel
-from sundog.backends.simulated.swarm import swarm
+from sundog.backends.simulated.faults.swarm import swarm
+from sundog.backends.simulated.faults.target import FILLER
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.ids import process_of
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND
 from tests.support import agreement

@@ -29,8 +29,8 @@ from sundog.core.units import MICROSECOND, SECOND, Nanos
 if TYPE_CHECKING:
     from sundog.backends.recorder import Recorder
     from sundog.backends.simulated.cost_model import Profile
-    from sundog.backends.simulated.faults import FaultRunner, Schedule
-    from sundog.backends.simulated.network_model import NetworkModel
+    from sundog.backends.simulated.faults.runner import FaultRunner, Schedule
+    from sundog.backends.simulated.network.model import NetworkModel
     from sundog.backends.simulated.run_trace import RunTrace
 
 #: What ``sundog.init`` takes for this backend beside its own settings.
@@ -72,7 +72,7 @@ def start(
     (see ``durations.Durations``). ``network``: a model of what lies between processes, or a function of the SimPy environment that
     makes one. ``costs``: fields of ``sim_loop.Costs`` by name, in seconds. ``profile``: what things are charged: ``"default"``,
     ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or None: nothing;
-    ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``fault_language``), a ``Schedule``, or
+    ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``faults.language``), a ``Schedule``, or
     ``"swarm"``: drawn from the seed. ``ties``: a seed by which events of equal time are permuted; None: in the order of
     scheduling. ``log``: a file for the event log. ``trace``: one for a timeline that Perfetto opens, compressed if it ends in
     ``.gz``. ``check_invariants``: after every step of a host; slow.
@@ -165,16 +165,16 @@ def _recorder(record: str | None, config: Config, seed: bytes, clustered: bool) 
 def _schedule(faults: Any, models: Sequence[NodeModel], config: Config, seed: bytes) -> Schedule | None:
     if faults is None:
         return None
-    from sundog.backends.simulated.fault_target import schedule_of
+    from sundog.backends.simulated.faults.target import schedule_of
 
     workers = {number: model.config(config).worker_count for number, model in enumerate(models)}
     return schedule_of(faults, workers, seed.hex())
 
 
 def _begin_faults(schedule: Schedule, cluster: Cluster, count: int, add: Callable[[NodeID, int], None]) -> FaultRunner:
-    from sundog.backends.simulated.fault_target import FaultyCluster
-    from sundog.backends.simulated.faults import FaultRunner, When
-    from sundog.backends.simulated.network import Network as ModelNetwork
+    from sundog.backends.simulated.faults.runner import FaultRunner, When
+    from sundog.backends.simulated.faults.target import FaultyCluster
+    from sundog.backends.simulated.network.connections import Network as ModelNetwork
 
     network = cluster.network
     assert isinstance(network, ModelNetwork)
@@ -198,15 +198,15 @@ def _network(network: Any, loop: Loop, seed: bytes, modelled: bool, schedule: Sc
             raise TypeError("faults need the model network: leave network= out, or give a NetworkModel")
         made: Network = network(loop.environment)
         return made
-    from sundog.backends.simulated import network as model
-    from sundog.backends.simulated.network_model import NetworkModel
+    from sundog.backends.simulated.network import connections as model
+    from sundog.backends.simulated.network.model import NetworkModel
 
     if network is None:
         network = NetworkModel(local_latency=loop.costs.hop)
     if isinstance(network, NetworkModel):
         if schedule is not None:
-            from sundog.backends.simulated.fault_target import needs_frames
-            from sundog.backends.simulated.framing import FramedNetwork
+            from sundog.backends.simulated.faults.target import needs_frames
+            from sundog.backends.simulated.network.framing import FramedNetwork
 
             if needs_frames(schedule):
                 return FramedNetwork(loop.environment, network, seed=seed.hex())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sundog.backends import current
 from sundog.backends.exceptions import SessionClosedError
 from sundog.backends.simulated.charges import ChargedArena, Charges
-from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process
 from sundog.backends.simulated.virtual_time import strand_of_thread
 from sundog.backends.waiter import Waiter, Waiters

@@ -22,7 +22,7 @@ from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cost_model import Profile
-    from sundog.backends.simulated.occurrences import Occurrence
+    from sundog.backends.simulated.faults.occurrences import Occurrence
     from sundog.backends.simulated.run_trace import RunTrace
     from sundog.core.host import Host
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.units import GIB, MICROSECOND, MILLISECOND, SECOND, Nanos
 
 FORMAT = 2

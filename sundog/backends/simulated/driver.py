@@ -36,7 +36,7 @@ from sundog.core.units import SECOND, Nanos, seconds
 if TYPE_CHECKING:
     from sundog.backends.session import Session
     from sundog.backends.simulated.cluster import Cluster
-    from sundog.backends.simulated.faults import FaultRunner
+    from sundog.backends.simulated.faults.runner import FaultRunner
     from sundog.backends.simulated.node import Node
 
 CLOSED = "the session has ended: call sundog.init() to start another"

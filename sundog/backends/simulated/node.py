@@ -10,7 +10,7 @@ from simpy.events import Event
 
 from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, performs
 from sundog.backends.simulated.cores import Cores
-from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process, inline_bytes, wire_size
 from sundog.core.actions import (
     ClosePeer,

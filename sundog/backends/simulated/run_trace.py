@@ -16,7 +16,7 @@ from sundog.core.messages import RunTask
 from sundog.core.units import MICROSECOND, Nanos
 
 if TYPE_CHECKING:
-    from sundog.backends.simulated.faults import FaultRunner
+    from sundog.backends.simulated.faults.runner import FaultRunner
     from sundog.backends.simulated.node import Node
     from sundog.backends.simulated.sim_loop import Loop
 

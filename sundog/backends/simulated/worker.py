@@ -15,7 +15,7 @@ from simpy.events import Event
 
 from sundog.backends.session import Session
 from sundog.backends.simulated.client_process import ClientProcess
-from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.strand import Strand, WorkerKilled
 from sundog.backends.task_body import Outcome, TaskBody
 from sundog.core import messages as msg

@@ -13,7 +13,7 @@ from simpy.events import NORMAL, Event
 
 from sundog.backends.simulated.cores import Cores
 from sundog.backends.simulated.experiment.measures import Measures
-from sundog.backends.simulated.network import Network
+from sundog.backends.simulated.network.connections import Network
 from sundog.backends.simulated.node import Node, NodeWorker, Store
 from sundog.backends.simulated.sim_loop import wire_size
 from sundog.core.actions import Dispatch, Send, StartFetch

@@ -26,12 +26,12 @@ from sundog.backends.simulated.experiment.ledger import CountedLedger, SizedStor
 from sundog.backends.simulated.experiment.measures import NEVER, Measures
 from sundog.backends.simulated.experiment.plan import Plan
 from sundog.backends.simulated.experiment.submitter import Submitter
-from sundog.backends.simulated.fault_target import FaultyCluster, needs_frames
-from sundog.backends.simulated.faults import FaultRunner, Schedule, When
-from sundog.backends.simulated.framing import FramedNetwork
+from sundog.backends.simulated.faults.occurrences import Occurrence
+from sundog.backends.simulated.faults.runner import FaultRunner, Schedule, When
+from sundog.backends.simulated.faults.target import FaultyCluster, needs_frames
 from sundog.backends.simulated.log import EventLog, NoLog
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.network.connections import Network
+from sundog.backends.simulated.network.framing import FramedNetwork
 from sundog.backends.simulated.sim_loop import Costs, Loop
 from sundog.backends.simulated.workloads.workload import Workload
 from sundog.core.cluster_host import ClusterHost

@@ -15,8 +15,8 @@ from sundog.backends.simulated.cost_model import FREE, Profile, load_profile
 from sundog.backends.simulated.experiment.experiment import Experiment
 from sundog.backends.simulated.experiment.progress import Progress
 from sundog.backends.simulated.experiment.report import Report
-from sundog.backends.simulated.fault_target import schedule_of
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.faults.target import schedule_of
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.backends.simulated.workloads.workload import Workload
 from sundog.core.config import Config
 from sundog.core.placement import as_policy, policy_name

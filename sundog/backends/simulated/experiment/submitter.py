@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from simpy.events import NORMAL
 from simpy.events import Event as SimEvent
 
-from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Call
 from sundog.backends.simulated.workloads.workload import PUT, WorkTask
 from sundog.backends.simulated.written_pages import WrittenPages

@@ -27,7 +27,8 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import NamedTuple, NoReturn
 
-from sundog.backends.simulated.faults import (
+from sundog.backends.simulated.faults.occurrences import Occurrence
+from sundog.backends.simulated.faults.runner import (
     LASTING,
     AnyEffect,
     At,
@@ -52,7 +53,6 @@ from sundog.backends.simulated.faults import (
     Slow,
     When,
 )
-from sundog.backends.simulated.occurrences import Occurrence
 from sundog.core.ids import NodeID
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 

@@ -1,7 +1,7 @@
 """Faults as data: what happens to whom, when, and for how long; and what brings them about.
 
 A :class:`Schedule` is a list of faults and, optionally, a core of nodes that is well from some time on. It is written by people
-(``fault_language``) or drawn from a seed (``swarm``), prints as what people write, and is carried out by a :class:`FaultRunner`:
+(``language``) or drawn from a seed (``swarm``), prints as what people write, and is carried out by a :class:`FaultRunner`:
 on processes through a narrow :class:`FaultTarget` (the loop), on messages through the model network.
 
 Two phases: in the *safety* phase anything may fail, and nothing wrong may come out. From ``Schedule.core_from`` on, the
@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import msgspec
 from simpy.core import Environment
 
-from sundog.backends.simulated.flows import Call
-from sundog.backends.simulated.framing import FramedNetwork, FrameFaults
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.occurrences import Occurrence
+from sundog.backends.simulated.faults.occurrences import Occurrence
+from sundog.backends.simulated.network.connections import Network
+from sundog.backends.simulated.network.flows import Call
+from sundog.backends.simulated.network.framing import FramedNetwork, FrameFaults
 from sundog.core.ids import NodeID
 from sundog.core.units import Nanos
 
@@ -215,7 +215,7 @@ class Fault(msgspec.Struct, frozen=True):
     span: Nanos | None = None
 
     def __str__(self) -> str:
-        from sundog.backends.simulated.fault_language import written
+        from sundog.backends.simulated.faults.language import written
 
         return written(self)
 
@@ -228,7 +228,7 @@ class Schedule(msgspec.Struct, frozen=True):
     core_from: Nanos | None = None
 
     def __str__(self) -> str:
-        from sundog.backends.simulated.fault_language import written_schedule
+        from sundog.backends.simulated.faults.language import written_schedule
 
         return written_schedule(self)
 

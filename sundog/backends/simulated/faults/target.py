@@ -9,10 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sundog.backends.simulated.fault_language import parse, written
-from sundog.backends.simulated.faults import DisturbFrames, KillNode, KillService, RestartNode, RestartService, Schedule, Service
-from sundog.backends.simulated.network import Network
-from sundog.backends.simulated.swarm import swarm
+from sundog.backends.simulated.faults.language import parse, written
+from sundog.backends.simulated.faults.runner import (
+    DisturbFrames,
+    KillNode,
+    KillService,
+    RestartNode,
+    RestartService,
+    Schedule,
+    Service,
+)
+from sundog.backends.simulated.faults.swarm import swarm
+from sundog.backends.simulated.network.connections import Network
 from sundog.core import recovery
 from sundog.core.events import ServiceLost, ServiceStarted
 from sundog.core.ids import Address, NodeID, ProcessID, address

@@ -31,8 +31,8 @@ import msgspec
 from simpy.core import Environment
 from simpy.events import Event
 
-from sundog.backends.simulated.flows import UNITS_PER_BYTE, Call, Flow, Flows, Link
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.flows import UNITS_PER_BYTE, Call, Flow, Flows, Link
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID, node_of
 from sundog.core.units import SECOND, Nanos

@@ -1,7 +1,7 @@
 """Frames that are lost, come twice and out of order, below the very ``link`` that real processes talk through.
 
-A :class:`FramedNetwork` is a :class:`~sundog.backends.simulated.network.Network` with the same ``send``: every message is
-delivered once and in order. Beneath, it is wrapped into a packet by ``core.link``, travels as a frame that faults may act on,
+A :class:`FramedNetwork` is a :class:`~sundog.backends.simulated.network.connections.Network` with the same ``send``: every
+message is delivered once and in order. Beneath, it is wrapped into a packet by ``core.link``, travels as a frame that faults may act on,
 and is unwrapped by the peer's link. A cut loses what is on the way; after the reconnect, a new epoch, both sides send what the
 other has not acknowledged. A lost frame leaves a gap, which the link does not close by itself: after ``loss_noticed_after`` the
 connection is cut and made anew, as a carrier that gives up would do.
@@ -19,8 +19,8 @@ from struct import Struct
 import msgspec
 from simpy.core import Environment
 
-from sundog.backends.simulated.network import Deliver, Network, Traffic
-from sundog.backends.simulated.network_model import NetworkModel
+from sundog.backends.simulated.network.connections import Deliver, Network, Traffic
+from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, node_of
 from sundog.core.link import HEADER_BYTES, Link

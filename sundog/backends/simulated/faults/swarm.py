@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from random import Random
 
-from sundog.backends.simulated.faults import (
+from sundog.backends.simulated.faults.occurrences import Occurrence
+from sundog.backends.simulated.faults.runner import (
     LASTING,
     AnyEffect,
     At,
@@ -33,7 +34,6 @@ from sundog.backends.simulated.faults import (
     Slow,
     When,
 )
-from sundog.backends.simulated.occurrences import Occurrence
 from sundog.core.ids import NodeID
 from sundog.core.units import MICROSECOND, SECOND, Nanos
 

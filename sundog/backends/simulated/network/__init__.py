@@ -1,0 +1,1 @@
+"""What lies between simulated nodes: connections, shared bandwidth, and frames below them."""

@@ -1,10 +1,10 @@
 """Frames that are lost, come twice and out of order, below the very ``link`` that real processes talk through.
 
 A :class:`FramedNetwork` is a :class:`~sundog.backends.simulated.network.connections.Network` with the same ``send``: every
-message is delivered once and in order. Beneath, it is wrapped into a packet by ``core.link``, travels as a frame that faults may act on,
-and is unwrapped by the peer's link. A cut loses what is on the way; after the reconnect, a new epoch, both sides send what the
-other has not acknowledged. A lost frame leaves a gap, which the link does not close by itself: after ``loss_noticed_after`` the
-connection is cut and made anew, as a carrier that gives up would do.
+message is delivered once and in order. Beneath, it is wrapped into a packet by ``core.link``, travels as a frame that faults
+may act on, and is unwrapped by the peer's link. A cut loses what is on the way; after the reconnect, a new epoch, both sides
+send what the other has not acknowledged. A lost frame leaves a gap, which the link does not close by itself: after
+``loss_noticed_after`` the connection is cut and made anew, as a carrier that gives up would do.
 
 Frames stand for their message: they carry its number and size, and take its bytes' time on the wire.
 """

@@ -62,6 +62,11 @@ class Details(NamedTuple):
     trail: tuple[str, ...] = ()
     pid: int = 0
     node: int = 0
+    #: ``remote_traceback`` goes on where that of the cause, a TaskError, ends. So a chain of tasks that waited for each other
+    #: holds each line once, however long it is.
+    continued: bool = False
+    #: It is the cause of another whose text continues its own: it is shown below that one, and does not repeat it.
+    told: bool = False
 
 
 _UNKNOWN = Details()
@@ -79,6 +84,13 @@ class _Detail:
         return self if error is None else error.__dict__.get("_details", _UNKNOWN)[self._index]
 
 
+class _RemoteTraceback(_Detail):
+    """Reads the whole text, from its beginning in the innermost task on."""
+
+    def __get__(self, error: BaseException | None, kind: type) -> Any:
+        return remote_traceback(error) if isinstance(error, TaskError) else self
+
+
 class TaskError(SundogError):
     """A task failed. Besides the arguments and attributes of the exception that it raised, an instance has these."""
 
@@ -86,8 +98,8 @@ class TaskError(SundogError):
     function_name = cast(str, _Detail("function_name"))
     #: The exception that the task raised, or None if it could not be brought here.
     cause = cast("BaseException | None", _Detail("cause"))
-    #: Its traceback, as text.
-    remote_traceback = cast(str, _Detail("remote_traceback"))
+    #: Its traceback, as text: that of the innermost task, and then a line or two for each task that waited for the one before.
+    remote_traceback = cast(str, _RemoteTraceback("remote_traceback"))
     #: The tasks, outermost first, that did not run because this error was one of their arguments.
     trail = cast("tuple[str, ...]", _Detail("trail"))
     #: The worker's process, 0 if unknown.
@@ -106,8 +118,8 @@ class TaskError(SundogError):
         if details.trail:
             path = " -> ".join((*details.trail, details.function_name or "?"))
             text = f"{path} (each needed the value of the next)\n{text}"
-        if details.remote_traceback:
-            text += "\n" + details.remote_traceback.rstrip("\n")
+        if not details.told and (remote := remote_traceback(self)):
+            text += "\n" + remote.rstrip("\n")
         return text
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,6 +181,24 @@ def task_error(details: Details) -> TaskError:
     return _rebuild(TaskError, None, *details)
 
 
+def remote_traceback(error: TaskError) -> str:
+    """Return the whole remote traceback of ``error``, whatever attribute of that name its own exception may have."""
+    parts: list[str] = []
+    details = error._details
+    while details.continued and isinstance(details.cause, TaskError):
+        parts.append(details.remote_traceback)
+        details = details.cause._details
+    parts.append(details.remote_traceback)
+    return "".join(reversed(parts))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return what the first of the tasks that failed one after the other raised, or the innermost TaskError that came as text."""
+    while isinstance(error, TaskError) and error._details.cause is not None:
+        error = error._details.cause
+    return error
+
+
 def task_error_type(kind: type[BaseException]) -> type[TaskError]:
     """Return the class that is both TaskError and ``kind``; TaskError itself if Python cannot make one.
 
@@ -192,10 +222,8 @@ def task_error_type(kind: type[BaseException]) -> type[TaskError]:
 
 
 def _rebuild(plain: type[TaskError], made_for: type[BaseException] | None, *described: Any) -> TaskError:
-    details = Details(*described)
-    root = details.cause
-    while isinstance(root, TaskError) and root._details.cause is not None:
-        root = root._details.cause
+    details = _continuing(Details(*described))
+    root = root_cause(details.cause) if details.cause is not None else None
     if plain is not TaskError:
         error = plain(details.message)
     elif root is not None:
@@ -209,6 +237,20 @@ def _rebuild(plain: type[TaskError], made_for: type[BaseException] | None, *desc
     if details.cause is not None:
         error.__cause__ = details.cause
     return error
+
+
+def _continuing(details: Details) -> Details:
+    """Return ``details`` without what the cause tells too."""
+    cause = details.cause
+    if not isinstance(cause, TaskError):
+        return details
+    if not details.continued:
+        below = remote_traceback(cause)
+        if not below or not details.remote_traceback.startswith(below):
+            return details
+        details = details._replace(remote_traceback=details.remote_traceback[len(below) :], continued=True)
+    cause._details = cause._details._replace(told=True)
+    return details
 
 
 def _blank(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sundog.backends.arguments import NO_ARGUMENTS, unpack_arguments
-from sundog.backends.exceptions import FunctionMissingError, SerializationError, TaskError
+from sundog.backends.exceptions import FunctionMissingError, SerializationError, TaskError, remote_traceback, root_cause
 from sundog.backends.pickling import ATOMS, PROTOCOL
 from sundog.backends.serialization import ERROR, PICKLE, ErrorReport, dumps, loads, pack, unpack
 from sundog.core.ids import ObjectID
@@ -23,13 +23,22 @@ from sundog.core.task import Failure, FailureKind, TaskSpec, Value, arguments_id
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
+    from traceback import TracebackException
+
     from sundog.backends.session import Session
 
-#: Longer remote tracebacks lose their middle, in characters.
+#: Longer remote tracebacks lose their middle, in characters; and so do longer last lines of them where others repeat these.
 _TRACEBACK_MAX = 20_000
+_SUMMARY_MAX = 500
 #: Errors travel inline, since tasks that fail by one return the same value. Of larger ones only text.
 ERROR_BYTES_MAX = 1 << 20
 
+
+#: Where the code lies that is not the user's: this package, and what of Python is not written in files.
+_NOT_OURS = (os.path.dirname(os.path.dirname(__file__)) + os.sep, "<frozen ")
+#: What a traceback says between an exception and the one that it led to.
+_CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
 _NONE_DATA = dumps(None, PROTOCOL)
 #: What most tasks return that return nothing.
@@ -193,7 +202,7 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
     if failure is not None:
         return (Result(Value(size=0, error=True, failure=failure)),)
     try:
-        summary, text = _traceback_text(error)
+        summary, text = _traceback_text(error, spec.name)
     except Exception as trouble:  # an exception whose own __str__ raises, for one
         summary = type(error).__name__
         text = f"{summary} (its traceback cannot be shown: {type(trouble).__name__})\n"
@@ -203,7 +212,8 @@ def pack_error(session: Session, error: BaseException, spec: TaskSpec) -> tuple[
     report = ErrorReport(spec.name, summary, text, pid, pickled, node)
     data = msgspec.msgpack.encode(report)
     if len(data) > ERROR_BYTES_MAX:  # the text will have to do
-        data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary[:1000], text[-1000:], pid, node=node)), ()
+        summary, text = _shortened(summary, _SUMMARY_MAX), _shortened(text, _TRACEBACK_MAX)
+        data, contained = msgspec.msgpack.encode(ErrorReport(spec.name, summary, text, pid, node=node)), ()
     return (Result(Value(len(data), ERROR, data, error=True), contained),)
 
 
@@ -227,18 +237,98 @@ def _pickled(session: Session, error: BaseException) -> tuple[bytes | None, tupl
     return data, packed.contained
 
 
-def _traceback_text(error: BaseException) -> tuple[str, str]:
-    """Return the last line, and the whole traceback without sundog's own frames at its top."""
+def _traceback_text(error: BaseException, task: str) -> tuple[str, str]:
+    """Return the last line, and the whole traceback without sundog's own frames at its top.
+
+    Where it began with an error of another task, that one's text comes first, as it is, and then how it came to ``task``.
+    """
     import traceback
 
     entry = error.__traceback__
     while entry is not None and entry.tb_frame.f_code.co_filename == __file__:
         entry = entry.tb_next
-    lines = traceback.format_exception(type(error), error, entry)
-    text = "".join(lines)
-    if len(text) > _TRACEBACK_MAX:
-        half = _TRACEBACK_MAX // 2
-        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    shown = traceback.TracebackException(type(error), error, entry, compact=True)
+    origin, link = _cut_what_is_told(shown, error)
+    text = _came_from(origin, task) + link if origin is not None else ""
+    if origin is not error:
+        text += _shortened("".join(shown.format()), _TRACEBACK_MAX)
     if isinstance(error, TaskError):
-        return f"{type(error).__name__}: {error._details.message or error.args}", text
+        return _summary(root_cause(error)), text
     return "".join(traceback.format_exception_only(type(error), error)).strip(), text
+
+
+def _summary(root: BaseException) -> str:
+    """Return type and text of what failed a task before this one: shortened, since each task after it has them."""
+    if isinstance(root, TaskError):
+        return _shortened(f"{type(root).__name__}: {root._details.message or ', '.join(map(str, root.args))}", _SUMMARY_MAX)
+    import traceback
+
+    return _shortened("".join(traceback.format_exception_only(type(root), root)).strip(), _SUMMARY_MAX)
+
+
+def _shortened(text: str, size: int) -> str:
+    """Return ``text`` without its middle if it is longer than ``size`` characters."""
+    if len(text) <= size:
+        return text
+    half = size // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+
+
+def _tells_all(error: TaskError) -> bool:
+    """Tell whether the text of ``error`` tells all that is below it: nobody raised it from something else."""
+    plain = error.__cause__ is error._details.cause and (error.__cause__ is not None or error.__context__ is None)
+    return plain and bool(remote_traceback(error))
+
+
+def _cut_what_is_told(shown: TracebackException, error: BaseException) -> tuple[TaskError | None, str]:
+    """Take out of a traceback, before it is formatted, what texts of other tasks tell already.
+
+    Return the error of another task that ``error`` began with, also taken out, and the words between the two.
+    """
+    origin: TaskError | None = None
+    link = ""
+    todo = [(shown, error, True)]
+    while todo:
+        shown, error, first = todo.pop()
+        if isinstance(error, TaskError) and _tells_all(error):
+            if first:  # only what is asked about may be that itself: else it was found from what it led to
+                return error, ""
+            shown.__cause__ = None
+            continue
+        cause, context = error.__cause__, error.__context__
+        if shown.__cause__ is not None and cause is not None:
+            if first and isinstance(cause, TaskError) and _tells_all(cause):
+                shown.__cause__, origin, link = None, cause, _CAUSE
+            else:
+                todo.append((shown.__cause__, cause, first))
+        elif shown.__context__ is not None and context is not None and not shown.__suppress_context__:
+            if first and isinstance(context, TaskError) and _tells_all(context):
+                shown.__context__, origin, link = None, context, _CONTEXT
+            else:
+                todo.append((shown.__context__, context, first))
+        if shown.exceptions and isinstance(error, BaseExceptionGroup):
+            todo += [(part, of, False) for part, of in zip(shown.exceptions, error.exceptions, strict=True)]
+    return origin, link
+
+
+def _came_from(error: TaskError, task: str) -> str:
+    """Return the text of an error of another task and how it came to ``task``: which line of ours asked for its value."""
+    details = error._details
+    failed = f"task {details.function_name!r} ({ErrorReport('', '', '', details.pid, node=details.node).place()})"
+    if details.trail:
+        failed = f"{' -> '.join((*details.trail, details.function_name))} (each needed the value of the next)"
+    below = remote_traceback(error)
+    lines = [f"This failed {failed}, and so task {task!r}"]
+    asked, entry = None, error.__traceback__
+    while entry is not None:
+        if not entry.tb_frame.f_code.co_filename.startswith(_NOT_OURS):
+            asked = entry
+        entry = entry.tb_next
+    if asked is not None:
+        import traceback
+
+        frame = traceback.extract_tb(asked, 1)[0]
+        lines[0] += ":"
+        lines.append(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}: {frame.line}')
+    lines += [note for note in getattr(error, "__notes__", ()) if isinstance(note, str) and note not in below]
+    return below + ("" if below.endswith("\n") else "\n") + "\n".join(lines) + "\n"

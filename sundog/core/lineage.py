@@ -17,6 +17,7 @@ there.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -69,8 +70,8 @@ class Lineage:
         self._here = here
         self.bytes = 0
         self._recipes: dict[TaskID, _Recipe] = {}
-        #: Recipes of sealed objects, oldest first: what the bound takes. An ordered set.
-        self._sealed: dict[TaskID, None] = {}
+        #: Recipes of sealed objects, oldest first: what the bound takes. An ordered set; unlike a dict it finds the oldest at once.
+        self._sealed: OrderedDict[TaskID, None] = OrderedDict()
         #: L1.
         self._needed_by: dict[ObjectID, int] = {}
         #: Needed objects that nobody holds: there is no copy of them.

@@ -12,6 +12,8 @@ the sum of costs. Past ``bytes_max`` the oldest go, and what they make cannot be
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from sundog.core.ids import ObjectID, TaskID, producer_of
 from sundog.core.task import TaskSpec
 
@@ -23,8 +25,9 @@ class Recipes:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        #: What is kept, oldest first; and how many returns of it exist here, where that is not one.
-        self._specs: dict[TaskID, TaskSpec] = {}
+        #: What is kept, oldest first; and how many returns of it exist here, where that is not one. An OrderedDict finds the
+        #: oldest at once, where a dict looks through the places of all that left before it.
+        self._specs: OrderedDict[TaskID, TaskSpec] = OrderedDict()
         self._alive: dict[TaskID, int] = {}
         #: Mentions of a task's returns by kept recipes.
         self._needed: dict[TaskID, int] = {}

@@ -5,12 +5,16 @@ when each waits for something that only one of them can bring about: the end of 
 blocked tasks hold. Everything else is given the benefit of the doubt: what runs will end, what is being put will be
 there, what fits will be started, what no node can hold will fail with its own message.
 
-The judgement is the banker's: as long as one task can move, let it move, finish, and give back what it holds.
+The judgement is the banker's: as long as one task can move, let it move, finish, and give back what it holds. It is one pass
+over who waits for what: each task counts what it still lacks, and whoever moves tells those that wait for it, once. What
+lacks room waits under one resource that it lacks, the smallest wish first; room only grows, so it moves on at most once
+for each resource that it wants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 
 import msgspec
 
@@ -19,6 +23,8 @@ from sundog.core.resources import ResourceSet, Shape, describe
 
 #: Steps of the chain that are told; longer ones are cut in the middle of nowhere interesting.
 _CHAIN_MAX = 12
+#: Stands among the names of resources for the workers that may still be blocked.
+_WORKERS = "\0worker"
 
 
 class BlockedTask(msgspec.Struct, frozen=True, gc=False):
@@ -62,8 +68,8 @@ def find_deadlock(
 
     ``stuck`` maps objects to the tasks that will return them and have not started; an object that neither it nor a
     blocked task returns is taken to be on its way. ``workers_max`` bounds the processes that may be blocked at a time;
-    ``refused`` says why there can be no more, if it is not the setting that says so. Linear in what the blocked tasks wait for,
-    times the length of the longest chain against the order of blocking.
+    ``refused`` says why there can be no more, if it is not the setting that says so. Linear in what the tasks wait for,
+    whatever their order (but for the heaps of those that lack room).
     """
     if not blocked:
         return None
@@ -88,49 +94,91 @@ class _Inquiry:
         #: Tasks that cannot move, as far as is known; they only ever leave.
         self._blocked = {task.task_id: task for task in blocked}
         self._pending = self._reachable(blocked)
+        self._room = self._free_room()
+        #: How many of the things that it waits for a task lacks; and who waits for what a task makes, once for each mention.
+        self._lacks: dict[TaskID, int] = {}
+        self._waiters: dict[TaskID, list[TaskID]] = {}
+        #: Tasks that lack room, by a resource of which there is too little: amount, number, task.
+        self._unfit: dict[str, list[tuple[int, int, PendingTask]]] = {}
+        self._unfit_count = 0
 
     def verdict(self) -> Deadlock | None:
-        moved = True
-        while moved and self._blocked:
-            room = self._room()
-            moved = False
-            for task_id, pending in list(self._pending.items()):
-                if self._has_room(pending, room) and all(self._can_come(need) for need in pending.needs):
-                    del self._pending[task_id]
-                    moved = True
-            for task_id, task in list(self._blocked.items())[::-1]:  # the innermost of nested ones first
-                if sum([self._can_come(wanted) for wanted in task.waits_for]) >= task.count:
-                    del self._blocked[task_id]
-                    moved = True
+        movable = [pending.task_id for pending in self._pending.values() if not self._enter(pending, pending.needs, 0)]
+        blocked = self._blocked.values()
+        movable += [t.task_id for t in blocked if self._enter(t, t.waits_for, len(t.waits_for) - t.count) <= 0]
+        while movable:
+            self._move(movable.pop(), movable)
         if not self._blocked:
             return None
-        newest = max(self._blocked.values(), key=lambda task: task.order)
+        newest = max(blocked, key=lambda task: task.order)
         return Deadlock(newest.task_id, self._tell(newest))
+
+    def _enter(self, task: BlockedTask | PendingTask, needs: tuple[ObjectID, ...], spare: int) -> int:
+        """Note what a task that needs all but ``spare`` of its ``needs`` lacks; return how many that is."""
+        lacks = -spare
+        for need in needs:
+            if not self._can_come(need):
+                lacks += 1
+                self._waiters.setdefault(producer_of(need), []).append(task.task_id)
+        self._lacks[task.task_id] = lacks
+        return lacks
+
+    def _move(self, task_id: TaskID, movable: list[TaskID]) -> None:
+        """Let a task that lacks nothing run to its end, if there is room; those that then lack nothing are ``movable``."""
+        pending = self._pending.get(task_id)
+        if pending is not None and not self._has_room(pending):
+            return
+        task = self._blocked.pop(task_id, None)
+        if pending is not None:
+            del self._pending[task_id]
+        elif task is not None:
+            self._give_back(task, movable)
+        for waiter in self._waiters.pop(task_id, ()):
+            self._lacks[waiter] -= 1
+            if not self._lacks[waiter]:
+                movable.append(waiter)
+
+    def _give_back(self, task: BlockedTask, movable: list[TaskID]) -> None:
+        """What ``task`` held is free, and its worker: those that found no room may look again."""
+        for name, amount in (*task.holds, (_WORKERS, 1)):
+            free = self._room[name] = self._room.get(name, 0) + amount
+            unfit = self._unfit.get(name)
+            while unfit and unfit[0][0] <= free:
+                movable.append(heappop(unfit)[2].task_id)
 
     def _reachable(self, blocked: Sequence[BlockedTask]) -> dict[TaskID, PendingTask]:
         """Return the tasks not started that the blocked ones wait for, directly or through arguments."""
         found: dict[TaskID, PendingTask] = {}
         todo = [wanted for task in blocked for wanted in task.waits_for]
         while todo:
-            pending = self._stuck.get(todo.pop())
+            wanted = todo.pop()
+            if producer_of(wanted) in found:
+                continue
+            pending = self._stuck.get(wanted)
             if pending is not None and pending.task_id not in found:
                 found[pending.task_id] = pending
                 todo += pending.needs
         return found
 
-    def _room(self) -> dict[str, int]:
+    def _free_room(self) -> dict[str, int]:
         """Return what is free once everything but the blocked tasks has ended."""
         room = dict(self._capacity)
+        room[_WORKERS] = (self._workers_max - len(self._blocked)) if self._workers_max is not None else 1
         for task in self._blocked.values():
             for name, amount in task.holds:
                 room[name] = room.get(name, 0) - amount
         return room
 
-    def _has_room(self, pending: PendingTask, room: dict[str, int]) -> bool:
-        if self._workers_max is not None and len(self._blocked) >= self._workers_max:
-            return False
-        # What exceeds the whole node is not stuck: it runs elsewhere, or fails as infeasible.
-        return all(room.get(name, 0) >= amount or self._capacity.get(name, 0) < amount for name, amount in pending.wants)
+    def _has_room(self, pending: PendingTask) -> bool:
+        """Tell whether there is room for ``pending``; if not, it waits under the first resource of which there is too little."""
+        room = self._room
+        for name, amount in ((_WORKERS, 1), *pending.wants):
+            # What exceeds the whole node is not stuck: it runs elsewhere, or fails as infeasible.
+            if room.get(name, 0) < amount and (name == _WORKERS or self._capacity.get(name, 0) >= amount):
+                self._unfit_count += 1
+                heappush(self._unfit.setdefault(name, []), (amount, self._unfit_count, pending))
+                return False
+        return True
 
     def _can_come(self, object_id: ObjectID) -> bool:
         task_id = producer_of(object_id)
@@ -173,7 +221,7 @@ class _Inquiry:
 
     def _tell_unfit(self, pending: PendingTask, told: list[str]) -> str:
         """Say why a task whose arguments can come has no room; return the advice."""
-        room = self._room()
+        room = self._room
         short = [pair for pair in pending.wants if room.get(pair[0], 0) < pair[1]]
         if not short and self._refused:
             told.append(f"{pending.name} has no worker: all {self._workers_max} are blocked, and {self._refused}")

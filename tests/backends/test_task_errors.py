@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import sundog
+from sundog.backends import current
 from sundog.backends.exceptions import Details, failure_error, task_error, task_error_type
+from sundog.core import ids
+from sundog.core.actions import ResolveGet
+from sundog.core.events import GetRequested
 from sundog.core.task import Failure, FailureKind
 from tests.support.loopback import LoopbackPort, loopback
 
@@ -127,6 +132,125 @@ def test_an_error_that_a_task_met_in_get_keeps_its_root_type(port: LoopbackPort)
     assert caught.value.function_name == "outer"
     assert isinstance(caught.value.cause, sundog.TaskError)
     assert caught.value.cause.function_name == "inner"
+
+
+@sundog.remote
+def nested(depth: int, through: Any = None) -> Any:
+    if not depth:
+        raise ValueError("at the bottom")
+    if through is None:
+        return sundog.get(nested.remote(depth - 1))
+    try:
+        return sundog.get(nested.remote(depth - 1, through))
+    except ValueError as error:
+        raise through(f"level {depth}") from error
+
+
+def error_bytes(depth: int, through: Any = None) -> tuple[int, ValueError]:
+    """Return how many bytes the error of a chain of ``depth`` tasks takes that wait for each other, and the error."""
+    session = current.get()
+    assert session is not None
+    reference = nested.remote(depth, through)
+    with pytest.raises(ValueError, match="nested") as caught:
+        sundog.get(reference)
+    answer = session.port.ask(GetRequested(session.port.next_request(), (ids.ObjectID(reference[:]),)))
+    assert isinstance(answer, ResolveGet)
+    return answer.values[0].size, caught.value
+
+
+@pytest.mark.parametrize("through", [None, ValueError])
+def test_the_error_of_nested_tasks_grows_by_a_few_lines_for_each(port: LoopbackPort, through: Any):
+    ten, _ = error_bytes(10, through)
+    forty, error = error_bytes(40, through)
+    assert forty < 4 * ten
+    assert forty - ten < 30 * (500 if through is None else 2000)
+    text = str(error)
+    assert text.count('raise ValueError("at the bottom")') == 1
+    assert pickle.loads(pickle.dumps(error)).args == error.args
+    shown = "".join(traceback.format_exception(error))
+    assert shown.count('raise ValueError("at the bottom")') == 1
+    assert len(shown) < 50_000
+
+
+def test_the_error_of_nested_tasks_tells_its_root_in_full_and_the_way_that_it_came(port: LoopbackPort):
+    @sundog.remote(name="the inner")
+    def inner():
+        raise KeyError("the text")
+
+    @sundog.remote(name="the middle")
+    def middle():
+        def asks():
+            return sundog.get(inner.remote())
+
+        return asks()
+
+    @sundog.remote
+    def passes(x):
+        return x
+
+    @sundog.remote(name="the outer")
+    def outer():
+        try:
+            return sundog.get(passes.remote(middle.remote()))
+        except KeyError as error:
+            error.add_note("while it was tested")
+            raise
+
+    with pytest.raises(KeyError, match="the text") as caught:
+        sundog.get(outer.remote())
+    error: Any = caught.value
+    lines = str(error).splitlines()
+    assert lines[0].startswith("task 'the outer' failed (worker pid ")
+    assert lines[0].endswith("): KeyError: 'the text'")
+    assert lines[1] == "Traceback (most recent call last):"
+    end = lines.index("KeyError: 'the text'")
+    assert any('raise KeyError("the text")' in line for line in lines[1:end])
+    first, at_first, second, at_second, note = lines[end + 1 :]
+    assert first.startswith("This failed task 'the inner' (worker pid ")
+    assert first.endswith("), and so task 'the middle':")
+    assert at_first.startswith(f'  File "{__file__}", line ')
+    assert at_first.endswith("in asks: return sundog.get(inner.remote())")
+    way = "passes -> the middle (each needed the value of the next)"
+    assert second == f"This failed {way}, and so task 'the outer':"
+    assert at_second.endswith("in outer: return sundog.get(passes.remote(middle.remote()))")
+    assert note == "while it was tested"
+    assert error.remote_traceback.splitlines() == lines[1:]
+    assert error.cause.remote_traceback.splitlines() == lines[1 : end + 3], "each cause has its part of it"
+    assert str(error.cause).splitlines()[1:] == [str(error.cause).splitlines()[-1]]
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error)
+    assert str(again.cause) == str(error.cause)
+    assert type(again.cause.cause.cause) is KeyError
+
+
+def test_what_a_task_makes_of_an_error_of_another_holds_both(port: LoopbackPort):
+    @sundog.remote
+    def inner():
+        raise KeyError("the text")
+
+    @sundog.remote
+    def outer():
+        try:
+            sundog.get(inner.remote())
+        except KeyError as error:
+            raise ExceptionGroup("both", [error, LookupError("mine")]) from error
+
+    @sundog.remote
+    def again():
+        try:
+            sundog.get(inner.remote())
+        except KeyError as error:
+            raise error from LookupError("another reason")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        sundog.get(outer.remote())
+    assert 'raise KeyError("the text")' in str(caught.value)
+    assert "LookupError: mine" in str(caught.value)
+    assert "KeyError: 'the text'\nThis failed task 'inner' (worker pid " in str(caught.value)
+    with pytest.raises(KeyError) as other:
+        sundog.get(again.remote())
+    assert 'raise KeyError("the text")' in str(other.value)
+    assert "another reason" in str(other.value)
 
 
 def test_an_error_goes_through_arguments_with_its_path(port: LoopbackPort):

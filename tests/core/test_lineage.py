@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -130,6 +132,22 @@ def test_the_bound_takes_the_oldest_sealed_and_the_loss_names_it() -> None:
     assert bench.lose(result(1)) == again(task(1)), "unfinished work is not taken"
     bench.step(msg.RecipesReleased((result(2),)))
     assert "was not recorded" in bench.reason(result(2)), "nothing is remembered of what is released"
+
+
+def test_the_oldest_is_found_at_once_however_many_went_before_it() -> None:
+    """By structure: the first entry of an OrderedDict is a pointer, while a dict passes the places of all that left before."""
+    bench = Bench(bound=700 * 1000)
+    assert type(bench.machine._sealed) is OrderedDict
+    for first in range(1, 20_001, 1000):
+        specs = tuple([task(number) for number in range(first, first + 1000)])
+        bench.machine.step(
+            0, [(NODE, msg.RecipesRecorded(first, specs)), (NODE, sealed(*[return_id(spec.task_id, 1) for spec in specs]))]
+        )
+    kept = list(bench.machine._recipes)
+    assert 1000 <= len(kept) < 1100
+    assert kept == [task_id(number) for number in range(20_001 - len(kept), 20_001)]
+    assert len(bench.machine._evicted) == 20_000 - len(kept)
+    bench.machine.check_invariants()
 
 
 NUMBERS = st.integers(1, 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 
 import msgspec
 
@@ -59,6 +60,20 @@ def test_past_the_bound_the_oldest_go() -> None:
     for number in range(1, 6):
         recipes.gone(returned(number))
     assert (len(recipes), recipes.bytes) == (0, 0)
+
+
+def test_the_oldest_is_found_at_once_however_many_went_before_it() -> None:
+    """``next(iter(...))`` of a dict passes the places of all that left it: C code, which no count of operations sees.
+
+    So this is by structure: an OrderedDict's first entry is a pointer.
+    """
+    recipes = Recipes(600 * 1000)
+    assert type(recipes._specs) is OrderedDict
+    numbers = range(1, 51_001)
+    for number in numbers:
+        recipes.keep(spec(number))
+    assert 990 <= len(recipes) <= 1000
+    assert list(recipes._specs) == [spec(number).task_id for number in numbers[-len(recipes) :]]
 
 
 def _needed(kept: dict[TaskID, TaskSpec], alive: dict[ObjectID, None]) -> set[TaskID]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import random
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sundog.core import stall
+from benchmarks.operations import Operations
 from sundog.core.ids import ObjectID, ProcessID, TaskID, return_id
 from sundog.core.resources import ONE_CPU, ResourceSet, Shape, shape
 from sundog.core.stall import BlockedTask, Deadlock, PendingTask, find_deadlock
@@ -100,19 +102,40 @@ def test_a_long_chain_is_cut() -> None:
     assert "and so on" in found.message
 
 
-def test_nested_tasks_are_judged_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = 0
-    plain = stall._Inquiry._can_come
+def operations(tasks: list[BlockedTask], *waiting: PendingTask, workers_max: int | None = None) -> int:
+    """Return how many operations of the interpreter it takes to find that there is no deadlock."""
+    counted = Operations()
+    with counted.counted():
+        assert judge(tasks, *waiting, workers_max=workers_max) is None
+    return counted.total
 
-    def counted(inquiry: stall._Inquiry, object_id: ObjectID) -> bool:
-        nonlocal asked
-        asked += 1
-        return plain(inquiry, object_id)
 
-    monkeypatch.setattr(stall._Inquiry, "_can_come", counted)
-    depth = 300
-    assert judge([blocked(n, n + 1) for n in range(1, depth)]) is None
-    assert asked < 3 * depth, "not once for each pair of levels"
+def in_orders(tasks: list[BlockedTask]) -> Iterator[list[BlockedTask]]:
+    """Yield ``tasks`` as they are, the other way round, and shuffled."""
+    yield tasks
+    yield tasks[::-1]
+    for seed in range(3):
+        mixed = list(tasks)
+        random.Random(seed).shuffle(mixed)
+        yield mixed
+
+
+def test_nested_tasks_are_judged_in_one_pass_in_whatever_order_they_blocked() -> None:
+    depth = 50
+    counts = [operations(tasks) for tasks in in_orders([blocked(n, n + 1) for n in range(1, depth)])]
+    deeper = [operations(tasks) for tasks in in_orders([blocked(n, n + 1) for n in range(1, 4 * depth)])]
+    assert max(deeper) <= 4.2 * min(counts), "linear, and the order of blocking is nothing to it"
+
+
+def test_what_waits_for_one_task_or_for_room_is_judged_in_one_pass() -> None:
+    def wide(count: int) -> int:
+        """Parents that each wait for the next one and for a child, which wants what the last parent holds."""
+        parents = [blocked(n, count + n, n + 1) for n in range(1, count)]
+        children = [pending(count + n, wants=GPU) for n in range(1, count)]
+        holder = blocked(count, 2 * count, holds=GPU)
+        return operations([*parents[::-1], holder], *children, pending(2 * count), workers_max=count + 1)
+
+    assert wide(160) <= 4.3 * wide(40)
 
 
 def simulate(tasks: list[BlockedTask], waiting: dict[int, PendingTask], room: dict[str, int]) -> bool:

@@ -8,7 +8,7 @@ Puts cost the node a message each and next to no turns, since many travel togeth
 of tasks that sleep a little the results come one by one; tasks one after the other wake everybody; pairs have a dependency each;
 parents of one child wait in ``get``, and many of them let their workers' pipelines go to others meanwhile. Each cost is what makes
 the simulator charge for a workload what was measured for it (``fitting``), so nothing is charged twice. What a turn of the node
-costs lies in these: the simulated node takes about as many as the real one. The way between two processes is what is left of the
+costs lies in these: the simulated node takes as many as the real one, or more. The way between two processes is what is left of the
 time that tasks one after the other take.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Generic, TypeVar
 
 from sundog.core.ids import ObjectID
@@ -10,37 +11,40 @@ Waiter = TypeVar("Waiter")
 
 
 class Dependencies(Generic[Waiter]):
-    """Waiters by object, each list in the order of its asking. Whoever waits knows itself how much is missing."""
+    """Waiters by object, each once, in the order of their asking. Whoever waits knows itself how much is missing."""
 
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        self._waiters: dict[ObjectID, list[Waiter]] = {}
+        #: Object -> waiters by their identity, so that one of many can go without a look at the rest.
+        self._waiters: dict[ObjectID, dict[int, Waiter]] = {}
 
     def add(self, object_id: ObjectID, waiter: Waiter) -> None:
         """``waiter`` wants to know when ``object_id`` is ready."""
         waiters = self._waiters.get(object_id)
         if waiters is None:
-            self._waiters[object_id] = [waiter]
+            self._waiters[object_id] = {id(waiter): waiter}
         else:
-            waiters.append(waiter)
+            waiters[id(waiter)] = waiter
 
     def remove(self, object_id: ObjectID, waiter: Waiter) -> None:
         """``waiter`` no longer wants to know."""
         waiters = self._waiters.get(object_id)
         if waiters is None:
             return
-        waiters[:] = [other for other in waiters if other is not waiter]
+        waiters.pop(id(waiter), None)
         if not waiters:
             del self._waiters[object_id]
 
-    def ready(self, object_id: ObjectID) -> list[Waiter]:
+    def ready(self, object_id: ObjectID) -> Collection[Waiter]:
         """Remove and return all that wait for ``object_id``."""
-        return self._waiters.pop(object_id, [])
+        waiters = self._waiters.pop(object_id, None)
+        return () if waiters is None else waiters.values()
 
     def waiting_for(self, object_id: ObjectID) -> list[Waiter]:
         """Return all that wait for ``object_id``."""
-        return self._waiters.get(object_id, [])
+        waiters = self._waiters.get(object_id)
+        return [] if waiters is None else list(waiters.values())
 
     def __len__(self) -> int:
         return len(self._waiters)

@@ -198,7 +198,7 @@ class Client:
 
     def _on_object_put(self, fact: msg.ObjectPut) -> None:
         self.references[fact.object_id] = self.references.get(fact.object_id, 0) + 1
-        self.known.remember(fact.object_id, fact.value)
+        self.known.remember(fact.object_id, fact.value, put=True)
         self._actions.append(Send(self._host, fact))
 
     def _on_pin_dropped(self, fact: ev.PinDropped) -> None:

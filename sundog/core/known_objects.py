@@ -15,14 +15,14 @@ from sundog.core.errors import InvariantViolation
 from sundog.core.ids import ObjectID
 from sundog.core.task import Value
 
-#: What a remembered value costs besides its bytes: an ID, the Value, places in two tables, what an allocator adds.
-ENTRY_BYTES = 280
+#: What a remembered value costs besides its bytes: an ID, the Value, its places in a table and a list, what an allocator adds.
+ENTRY_BYTES = 240
 
 
 class KnownObjects:
     """See the module."""
 
-    __slots__ = ("_half_max", "_old", "_value_bytes_max", "_young", "_young_bytes", "kept", "values")
+    __slots__ = ("_half_max", "_old", "_value_bytes_max", "_waited", "_young", "_young_bytes", "kept", "values")
 
     def __init__(self, config: Config) -> None:
         self._half_max = config.known_bytes_max // 2
@@ -31,65 +31,76 @@ class KnownObjects:
         self.values: dict[ObjectID, Value | None] = {}
         #: What the session keeps with an ID as long as that is referenced. Opaque here.
         self.kept: dict[ObjectID, object] = {}
-        #: Whose values are remembered, in two generations: when the young cost half of what all may, the old are let go, at once.
-        #: The size in bytes; its complement if somebody waits.
-        self._young: dict[ObjectID, int] = {}
-        self._old: dict[ObjectID, int] = {}
+        #: Whose values are remembered, in two generations: when what was remembered lately cost half of what all may, the old are
+        #: let go, at once. Those that were forgotten meanwhile still stand here.
+        self._young: list[ObjectID] = []
+        self._old: list[ObjectID] = []
         self._young_bytes = 0
+        #: When their values are let go, somebody still wants to know that these are ready. Some may be forgotten.
+        self._waited: dict[ObjectID, None] = {}
 
     def worth_remembering(self, value: Value) -> bool:
         """Tell whether ``value`` is of the kind that is remembered: a small one, and no error (that must be heard by the node)."""
         return value.offset == -1 and not value.error and value.size <= self._value_bytes_max
 
-    def remember(self, object_id: ObjectID, value: Value, waited_for: bool = False) -> None:
+    def remember(self, object_id: ObjectID, value: Value, waited_for: bool = False, put: bool = False) -> None:
         """``object_id`` is ready and has this value, which is remembered if it is worth that.
 
         ``waited_for``: somebody waits for objects of which this is one, so that it is ready stays known when its value is let go.
         Of what was only got nothing stays then: an entry for each finished task would be half of what its reference costs.
+        ``put``: this process put it, just now, and a thread may have entered the value already.
         """
         values = self.values
         size = value.size
         if value.offset != -1 or size > self._value_bytes_max or value.error:  # as in worth_remembering
             values.setdefault(object_id, None)
             return
-        young = self._young
-        if object_id not in young and object_id not in self._old:
-            young[object_id] = ~size if waited_for or values.get(object_id, 0) is None else size
+        before = values.get(object_id, 0)
+        values[object_id] = value
+        if not before or put:
+            if waited_for or before is None:
+                self._waited[object_id] = None
+            self._young.append(object_id)
             self._young_bytes += size + ENTRY_BYTES
             if self._young_bytes > self._half_max:
                 self._grow_old()
-        values[object_id] = value
 
     def _grow_old(self) -> None:
-        values = self.values
-        for object_id, size in self._old.items():
-            if size < 0:
-                values[object_id] = None
-            else:
-                values.pop(object_id, None)
-        self._old, self._young = self._young, {}
+        """Let the values go of which the old remind, unless there is room for all, because many others have been forgotten."""
+        values, waited = self.values, self._waited
+        old, young = self._remembered(self._old), self._remembered(self._young)
+        if self._cost(old) + self._cost(young) > self._half_max:
+            for object_id in old:
+                if object_id in waited:
+                    values[object_id] = None
+                else:
+                    values.pop(object_id, None)
+            old = []
+        self._old, self._young = list(dict.fromkeys(old + young)), []
         self._young_bytes = 0
+        self._waited = dict.fromkeys(self._remembered(waited))
+
+    def _remembered(self, object_ids: Iterable[ObjectID]) -> list[ObjectID]:
+        return [object_id for object_id in object_ids if self.values.get(object_id) is not None]
+
+    def _cost(self, object_ids: Iterable[ObjectID]) -> int:
+        known = map(self.values.get, object_ids)
+        return sum([value.size + ENTRY_BYTES for value in known if value is not None])
 
     def forget(self, object_ids: Iterable[ObjectID]) -> None:
         """The last references are gone."""
-        values, kept, young = self.values, self.kept, self._young
+        values, kept = self.values, self.kept
         for object_id in object_ids:
+            if object_id in values:
+                del values[object_id]
             if kept:
                 kept.pop(object_id, None)
-            if object_id not in values:
-                continue  # nor is its value remembered
-            del values[object_id]
-            if object_id in young:
-                size = young.pop(object_id)
-                self._young_bytes -= (size if size >= 0 else ~size) + ENTRY_BYTES
-            elif self._old:
-                self._old.pop(object_id, None)
 
     def clear(self) -> None:
         """The session is over: whoever asks is told that."""
         self.values.clear()
         self.kept.clear()
-        self._old, self._young = {}, {}
+        self._old, self._young, self._waited = [], [], {}
         self._young_bytes = 0
 
     def check_invariants(self, references: dict[ObjectID, int]) -> None:
@@ -97,10 +108,6 @@ class KnownObjects:
         for object_id in self.values:
             if object_id not in references:
                 raise InvariantViolation(f"{object_id.hex()} is known, and nobody here holds it (K1)")
-        costs = [sum(max(size, ~size) + ENTRY_BYTES for size in sizes.values()) for sizes in (self._young, self._old)]
-        if (
-            self._young_bytes != costs[0]
-            or costs[0] > self._half_max
-            or costs[1] > self._half_max + self._value_bytes_max + ENTRY_BYTES
-        ):
+        costs = self._cost(self._old), self._cost(self._young)
+        if costs[0] > self._half_max + self._value_bytes_max + ENTRY_BYTES or not costs[1] <= self._young_bytes <= self._half_max:
             raise InvariantViolation(f"remembered values cost {costs} bytes; at most {self._half_max} each (K2)")

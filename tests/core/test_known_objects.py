@@ -94,8 +94,28 @@ def test_remembered_values_are_bounded_one_by_one_and_together() -> None:
         known.forget([object_id])
         known.check_invariants(held)
     assert not known.values
-    assert not known._old
-    assert not known._young
+    for object_id in ids:
+        known.remember(object_id, value, True)
+        known.forget([object_id])
+        known.check_invariants(held)
+        assert max(map(len, (known._old, known._young, known._waited))) <= 21, "nor does anything stay of what is forgotten"
+
+
+def test_what_is_held_stays_known_while_others_come_and_go() -> None:
+    known = KnownObjects(replace(Config(), known_bytes_max=20 * (ENTRY_BYTES + 100)))
+    value = replace(inline(None), size=100, data=b"x" * 100)
+    held = [put_id(n) for n in range(1, 8)]
+    for object_id in held:
+        known.remember(object_id, value, put=True)
+    for passing in (put_id(n) for n in range(10, 1000)):
+        known.remember(passing, value)
+        known.forget([passing])
+        known.check_invariants(dict.fromkeys(held, 1))
+    assert [*known.values] == held
+    for object_id in (more := [put_id(n) for n in range(2000, 2020)]):
+        known.remember(object_id, value)
+    assert not known.values.keys() & {*held}, "until it is one too many"
+    assert {*more[-10:]} <= known.values.keys()
 
 
 def test_a_repeated_wait_asks_for_nothing_again() -> None:

@@ -21,7 +21,7 @@ from benchmarks import prediction_programs as programs
 from benchmarks.measure import Row, info, quiet_gc
 from sundog import calibrate
 from sundog.backends import current
-from sundog.backends.simulated.cost_model import Profile, load_profile
+from sundog.backends.simulated.costs.profile import Profile, load_profile
 from sundog.core.units import SECOND
 
 WORKERS = 2

@@ -17,8 +17,8 @@ from heapq import heapify, heapreplace
 from statistics import fmean
 from typing import Any
 
-from sundog.backends.simulated.cost_model import FREE
-from sundog.backends.simulated.durations import Exponential
+from sundog.backends.simulated.costs.durations import Exponential
+from sundog.backends.simulated.costs.profile import FREE
 from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.experiment.report import Estimate, Report, aligned, estimate
 from sundog.backends.simulated.experiment.start import prepare

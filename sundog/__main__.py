@@ -38,7 +38,7 @@ def _count(text: str) -> int:
 def _calibrate(chosen: argparse.Namespace) -> int:
     import msgspec
 
-    from sundog.backends.simulated.cost_model import save_profile
+    from sundog.backends.simulated.costs.profile import save_profile
     from sundog.calibrate import calibrate
 
     profile = calibrate(chosen.repeats)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cluster_model import NodeModel
-    from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.simulated.costs.profile import Profile
     from sundog.backends.simulated.experiment.report import Report
     from sundog.backends.simulated.faults.runner import Schedule
     from sundog.backends.simulated.network.model import NetworkModel

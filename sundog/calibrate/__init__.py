@@ -18,7 +18,7 @@ import os
 import platform
 import time
 
-from sundog.backends.simulated.cost_model import Profile
+from sundog.backends.simulated.costs.profile import Profile
 from sundog.calibrate.computing import Computed, computed
 from sundog.calibrate.fitting import charged, fit, round_trip
 from sundog.calibrate.measurements import Measurements, measure, medians

@@ -9,7 +9,7 @@ import msgspec
 
 import sundog
 from sundog.backends import current
-from sundog.backends.simulated.cost_model import Profile
+from sundog.backends.simulated.costs.profile import Profile
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.calibrate import workloads
 from sundog.calibrate.computing import Computed

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from sundog.__main__ import main
-from sundog.backends.simulated.cost_model import FREE, Profile, ProfileError, load_profile, profile_path, save_profile
+from sundog.backends.simulated.costs.profile import FREE, Profile, ProfileError, load_profile, profile_path, save_profile
 from sundog.calibrate import Computed, Measurements, charged, computed, fit, fitting, medians, round_trip
 from sundog.calibrate.fitting import EXPLAINED
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND

@@ -11,8 +11,8 @@ import pytest
 
 import sundog
 from sundog.backends import current
-from sundog.backends.simulated.cores import Cores
-from sundog.backends.simulated.cost_model import FREE, Profile, ProfileError, save_profile
+from sundog.backends.simulated.costs.cores import Cores
+from sundog.backends.simulated.costs.profile import FREE, Profile, ProfileError, save_profile
 from sundog.backends.simulated.sim_loop import Costs, Loop
 from sundog.core.units import KIB, MICROSECOND, MILLISECOND, SECOND, Nanos
 

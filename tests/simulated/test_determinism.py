@@ -20,7 +20,8 @@ PROGRAM = """
 import random, sys, time
 import sundog
 from sundog.backends import current
-from sundog.backends.simulated import client_process, sim_loop
+from sundog.backends.simulated.programs import client_process
+from sundog.backends.simulated import sim_loop
 exec(sys.argv[1])
 
 def main(**settings):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sundog
-from sundog.backends.simulated.durations import Empirical, Exponential, LogNormal, Pareto, Uniform
+from sundog.backends.simulated.costs.durations import Empirical, Exponential, LogNormal, Pareto, Uniform
 
 Simulate = Callable[..., Any]
 

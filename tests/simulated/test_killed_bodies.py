@@ -13,9 +13,9 @@ import pytest
 
 import sundog
 from sundog.backends import current
-from sundog.backends.simulated.driver import Driver
-from sundog.backends.simulated.strand import WorkerKilled
-from sundog.backends.simulated.worker import Worker
+from sundog.backends.simulated.programs.driver import Driver
+from sundog.backends.simulated.programs.strand import WorkerKilled
+from sundog.backends.simulated.programs.worker import Worker
 
 Simulate = Callable[..., Any]
 

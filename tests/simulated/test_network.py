@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
-from sundog.backends.simulated.cost_model import FREE
+from sundog.backends.simulated.costs.profile import FREE
 from sundog.backends.simulated.network import connections as module
 from sundog.backends.simulated.network.connections import Network
 from sundog.backends.simulated.network.flows import Call

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from sundog.backends.simulated.durations import Exponential, Uniform
+from sundog.backends.simulated.costs.durations import Exponential, Uniform
 from sundog.backends.simulated.experiment.measures import Measures, exact_sum, whole
 from sundog.backends.simulated.experiment.report import Report, Spread, compare, estimate, student_t, summary
 from sundog.backends.simulated.workloads import generators

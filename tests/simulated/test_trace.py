@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sundog.backends.simulated.durations import Exponential, Uniform
+from sundog.backends.simulated.costs.durations import Exponential, Uniform
 from sundog.backends.simulated.experiment.trace import Trace
 from sundog.backends.simulated.workloads import generators
 from sundog.backends.simulated.workloads.workload import Workload, task

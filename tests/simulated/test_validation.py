@@ -12,7 +12,7 @@ import pytest
 import sundog
 from benchmarks import validation
 from benchmarks.validation import MODELS, Model, ShortestOf, agrees, first_in_first_out, join_the_shortest
-from sundog.backends.simulated.durations import Exponential
+from sundog.backends.simulated.costs.durations import Exponential
 from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.experiment.report import estimate
 from sundog.backends.simulated.experiment.start import prepare

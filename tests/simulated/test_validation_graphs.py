@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.validation import ring, simulate, wasted
-from sundog.backends.simulated.durations import Exponential, Uniform
+from sundog.backends.simulated.costs.durations import Exponential, Uniform
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.backends.simulated.workloads.generators import graham_anomaly, layered_random
 from sundog.backends.simulated.workloads.workload import Workload, task

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import sundog
-from sundog.backends.simulated.virtual_time import EPOCH
+from sundog.backends.simulated.programs.virtual_time import EPOCH
 
 #: Kept from before any session, where nobody finds it.
 _REAL = [time.monotonic]

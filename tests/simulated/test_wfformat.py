@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sundog
-from sundog.backends.simulated.durations import Uniform
+from sundog.backends.simulated.costs.durations import Uniform
 from sundog.backends.simulated.workloads import generators
 from sundog.backends.simulated.workloads.wfformat import Instance, Machine, read_wfformat, write_wfformat
 from sundog.backends.simulated.workloads.workload import PUT, Workload, WorkloadError, task

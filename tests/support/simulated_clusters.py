@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import sundog
 from sundog.backends import current
 from sundog.backends.simulated.cluster import Cluster
-from sundog.backends.simulated.durations import Exponential
+from sundog.backends.simulated.costs.durations import Exponential
 from sundog.backends.simulated.faults.swarm import swarm
 from sundog.backends.simulated.faults.target import FILLER
 from sundog.backends.simulated.network.model import NetworkModel

@@ -12,12 +12,12 @@ import msgspec
 from sundog.backends.simulated.arena import NodeArena
 from sundog.backends.simulated.cluster import Cluster
 from sundog.backends.simulated.cluster_model import NodeModel, Nodes, node_models
-from sundog.backends.simulated.driver import Driver
-from sundog.backends.simulated.durations import Durations
+from sundog.backends.simulated.costs.durations import Durations
 from sundog.backends.simulated.log import EventLog
 from sundog.backends.simulated.node import Node
+from sundog.backends.simulated.programs.driver import Driver
+from sundog.backends.simulated.programs.worker import Worker
 from sundog.backends.simulated.sim_loop import ConstantNetwork, Costs, Loop, Network
-from sundog.backends.simulated.worker import Worker
 from sundog.core import placement
 from sundog.core.cluster_host import ClusterHost
 from sundog.core.config import Config
@@ -28,7 +28,7 @@ from sundog.core.units import MICROSECOND, SECOND, Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.recorder import Recorder
-    from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.simulated.costs.profile import Profile
     from sundog.backends.simulated.faults.runner import FaultRunner, Schedule
     from sundog.backends.simulated.network.model import NetworkModel
     from sundog.backends.simulated.run_trace import RunTrace
@@ -69,9 +69,9 @@ def start(
     ``seed``: names everything, and every task's random stream; the same one each time if none is given. ``record``: a file for the
     record of the host. ``nodes``: how many, each as ``config`` says, or one entry for each (see ``cluster_model``). ``policy``:
     where tasks go that leave their node (see ``placement.as_policy``). ``durations``: how long bodies take that declare nothing
-    (see ``durations.Durations``). ``network``: a model of what lies between processes, or a function of the SimPy environment that
+    (see ``costs.durations``). ``network``: a model of what lies between processes, or a function of the SimPy environment that
     makes one. ``costs``: fields of ``sim_loop.Costs`` by name, in seconds. ``profile``: what things are charged: ``"default"``,
-    ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``cost_model.Profile``, or None: nothing;
+    ``"calibrated"`` (what ``python -m sundog calibrate`` stored), a file with one, a ``costs.profile.Profile``, or None: nothing;
     ``network`` and ``costs`` prevail over what it says of them. ``faults``: a text (see ``faults.language``), a ``Schedule``, or
     ``"swarm"``: drawn from the seed. ``ties``: a seed by which events of equal time are permuted; None: in the order of
     scheduling. ``log``: a file for the event log. ``trace``: one for a timeline that Perfetto opens, compressed if it ends in
@@ -218,7 +218,7 @@ def _profile(profile: Any) -> Profile | None:
     """Return what ``init(profile=...)`` means."""
     if profile is None:
         return None
-    from sundog.backends.simulated.cost_model import Profile, load_profile, profile_path
+    from sundog.backends.simulated.costs.profile import Profile, load_profile, profile_path
 
     if isinstance(profile, Profile):
         return profile

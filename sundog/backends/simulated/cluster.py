@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from sundog.backends.simulated.client_process import ClientProcess
-from sundog.backends.simulated.durations import Durations
+from sundog.backends.simulated.costs.durations import Durations
 from sundog.backends.simulated.log import EventLog
 from sundog.backends.simulated.node import Node
+from sundog.backends.simulated.programs.client_process import ClientProcess
+from sundog.backends.simulated.programs.streams import RandomStreams
 from sundog.backends.simulated.sim_loop import Loop, Network
-from sundog.backends.simulated.streams import RandomStreams
 from sundog.backends.simulated.watch import Watch
 from sundog.core.explanation import NodeTasks, explain_cluster
 from sundog.core.ids import Address, NodeID, ObjectID
@@ -21,7 +21,7 @@ from sundog.core.messages import ExplanationGiven, ExplanationRequested, LoadRep
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
-    from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.simulated.costs.profile import Profile
     from sundog.backends.simulated.faults.occurrences import Occurrence
     from sundog.backends.simulated.run_trace import RunTrace
     from sundog.core.host import Host

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from simpy.events import Event
 
 from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, performs
-from sundog.backends.simulated.cores import Cores
+from sundog.backends.simulated.costs.cores import Cores
 from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process, inline_bytes, wire_size
 from sundog.core.actions import (
@@ -34,8 +34,8 @@ from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.cluster import Cluster
+    from sundog.backends.simulated.programs.strand import Strand
     from sundog.backends.simulated.run_trace import RunTrace
-    from sundog.backends.simulated.strand import Strand
 
 #: The process of a node that sends stored bytes to others: they do not hold up what hosts say to each other.
 OBJECT_SERVER = ProcessID((1 << 32) - 1)

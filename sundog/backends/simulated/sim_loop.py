@@ -26,7 +26,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from simpy.core import EmptySchedule, Environment
 from simpy.events import NORMAL, Event
 
-from sundog.backends.simulated import strand as strands
+from sundog.backends.simulated.programs import strand as strands
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID
 from sundog.core.machine import Event as MachineEvent

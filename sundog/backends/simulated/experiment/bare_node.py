@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from simpy.core import Environment
 from simpy.events import NORMAL, Event
 
-from sundog.backends.simulated.cores import Cores
+from sundog.backends.simulated.costs.cores import Cores
 from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.network.connections import Network
 from sundog.backends.simulated.node import Node, NodeWorker, Store

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sundog.backends.simulated.costs.written_pages import WrittenPages
 from sundog.backends.simulated.workloads.workload import PUT, Compute, Submit, WorkTask
-from sundog.backends.simulated.written_pages import WrittenPages
 from sundog.core import actions as act
 from sundog.core import messages as msg
 from sundog.core.client import Client
@@ -25,7 +25,7 @@ from sundog.core.units import Nanos
 if TYPE_CHECKING:
     from sundog.backends.simulated.experiment.bare_node import BareNode
     from sundog.backends.simulated.experiment.experiment import Experiment
-    from sundog.backends.simulated.strand import Strand
+    from sundog.backends.simulated.programs.strand import Strand
 
 #: Numbers that stand for process IDs: the same in every run.
 _PIDS_A_NODE = 100_000

@@ -17,8 +17,8 @@ from simpy.core import Environment
 from sundog.backends.exceptions import SundogError
 from sundog.backends.simulated.cluster import Cluster
 from sundog.backends.simulated.cluster_model import NodeModel
-from sundog.backends.simulated.cost_model import Profile
-from sundog.backends.simulated.durations import Durations
+from sundog.backends.simulated.costs.durations import Durations
+from sundog.backends.simulated.costs.profile import Profile
 from sundog.backends.simulated.experiment.bare_node import BareNode
 from sundog.backends.simulated.experiment.bare_worker import BareWorker
 from sundog.backends.simulated.experiment.diagnosis import leftovers, why_stuck

@@ -11,7 +11,7 @@ import msgspec
 
 from sundog.backends.seeds import session_seed
 from sundog.backends.simulated.cluster_model import NodeModel, node_models
-from sundog.backends.simulated.cost_model import FREE, Profile, load_profile
+from sundog.backends.simulated.costs.profile import FREE, Profile, load_profile
 from sundog.backends.simulated.experiment.experiment import Experiment
 from sundog.backends.simulated.experiment.progress import Progress
 from sundog.backends.simulated.experiment.report import Report

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from simpy.events import NORMAL
 from simpy.events import Event as SimEvent
 
+from sundog.backends.simulated.costs.written_pages import WrittenPages
 from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Call
 from sundog.backends.simulated.workloads.workload import PUT, WorkTask
-from sundog.backends.simulated.written_pages import WrittenPages
 from sundog.core import actions as act
 from sundog.core import messages as msg
 from sundog.core.client import Client

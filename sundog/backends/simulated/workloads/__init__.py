@@ -5,7 +5,7 @@
 1500000000
 """
 
-from sundog.backends.simulated.durations import Empirical, Exponential, LogNormal, Pareto, Uniform
+from sundog.backends.simulated.costs.durations import Empirical, Exponential, LogNormal, Pareto, Uniform
 from sundog.backends.simulated.workloads.generators import (
     asynchronous,
     bulk_synchronous,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TypeAlias
 
-from sundog.backends.simulated.durations import Distribution
+from sundog.backends.simulated.costs.durations import Distribution
 from sundog.backends.simulated.workloads.workload import (
     Compute,
     Get,

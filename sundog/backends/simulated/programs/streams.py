@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 
 from sundog.backends.seeds import numpy_seed, python_seed
-from sundog.backends.simulated.rebinding import Rebinding
+from sundog.backends.simulated.programs.rebinding import Rebinding
 
 if TYPE_CHECKING:
+    from sundog.backends.simulated.programs.strand import Strand
     from sundog.backends.simulated.sim_loop import Loop
-    from sundog.backends.simulated.strand import Strand
 
 _NUMPY = "numpy.random"
 #: Of ``random``: everything that reads or sets the hidden generator.

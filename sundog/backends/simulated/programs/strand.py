@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from simpy.events import Event
 
     from sundog.backends.session import Session
-    from sundog.backends.simulated.client_process import ClientProcess
+    from sundog.backends.simulated.programs.client_process import ClientProcess
     from sundog.backends.simulated.sim_loop import Loop
 
 

@@ -18,8 +18,8 @@ from simpy.events import Event
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
+    from sundog.backends.simulated.programs.strand import Strand
     from sundog.backends.simulated.sim_loop import Loop
-    from sundog.backends.simulated.strand import Strand
 
 #: Service is counted in these parts of a nanosecond. It is rounded down, and who lacks only so few of them has had enough.
 _PARTS = 1 << 16

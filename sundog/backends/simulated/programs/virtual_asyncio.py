@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sundog.core.units import SECOND
 
 if TYPE_CHECKING:
-    from sundog.backends.simulated.rebinding import Rebinding
+    from sundog.backends.simulated.programs.rebinding import Rebinding
     from sundog.backends.simulated.sim_loop import Loop
 
 #: Seconds of real time between two looks at what other threads want, while nothing is left to happen in the simulation.
@@ -23,7 +23,7 @@ _PATIENCE = 0.01
 
 def install(rebinding: Rebinding, module: ModuleType) -> None:
     """Change the event loops of ``module`` (``asyncio.base_events``) until ``rebinding`` is restored."""
-    from sundog.backends.simulated.virtual_time import strand_of_thread
+    from sundog.backends.simulated.programs.virtual_time import strand_of_thread
 
     base: Any = module.BaseEventLoop
     real_time, real_run_once = base.time, base._run_once
@@ -69,7 +69,7 @@ class VirtualSelector:
 
     def select(self, timeout: float | None = None) -> Any:
         """Return what is ready, after at most ``timeout`` virtual seconds."""
-        from sundog.backends.simulated.virtual_time import strand_of_thread
+        from sundog.backends.simulated.programs.virtual_time import strand_of_thread
 
         strand = strand_of_thread()
         if strand is None or (timeout is not None and timeout <= 0):

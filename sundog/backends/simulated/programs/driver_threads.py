@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sundog.backends.simulated.driver import Driver
-    from sundog.backends.simulated.rebinding import Rebinding
+    from sundog.backends.simulated.programs.driver import Driver
+    from sundog.backends.simulated.programs.rebinding import Rebinding
 
 #: Seconds for which the simulation's thread waits before it looks what others want.
 _LOOK_EVERY = 0.001

@@ -1,6 +1,6 @@
 """A driver or worker in the simulation: its client machine, its facts, and those who wait. It is the ``base.Port`` of its session.
 
-User code calls it on the one thread of the simulation, from its :class:`~sundog.backends.simulated.strand.Strand`. A call
+User code calls it on the one thread of the simulation, from its :class:`~sundog.backends.simulated.programs.strand.Strand`. A call
 that needs no answer costs no switch; one that waits suspends its strand until the machine answers.
 """
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sundog.backends import current
 from sundog.backends.exceptions import SessionClosedError
-from sundog.backends.simulated.charges import ChargedArena, Charges
+from sundog.backends.simulated.costs.charges import ChargedArena, Charges
 from sundog.backends.simulated.faults.occurrences import Occurrence
+from sundog.backends.simulated.programs.virtual_time import strand_of_thread
 from sundog.backends.simulated.sim_loop import Process
-from sundog.backends.simulated.virtual_time import strand_of_thread
 from sundog.backends.waiter import Waiter, Waiters
 from sundog.core import actions as act
 from sundog.core.client import Client
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sundog.backends.base import Arena
     from sundog.backends.simulated.node import Node
-    from sundog.backends.simulated.strand import Strand
+    from sundog.backends.simulated.programs.strand import Strand
     from sundog.core.ids import Address
 
 #: Deaths of one instant come in whatever order Python let go of them (of a set: that of its hashes), so they enter a step sorted.
@@ -287,7 +287,7 @@ class ClientProcess(Process):
 
     def new_future(self) -> Future[Any]:
         """Return a future whose waiting lets the simulation go on."""
-        from sundog.backends.simulated.futures import DrivingFuture
+        from sundog.backends.simulated.programs.futures import DrivingFuture
 
         return DrivingFuture(self)
 

@@ -1,4 +1,4 @@
-"""What a driver or worker is charged for its own work, where a profile says what that costs. See ``cost_model``.
+"""What a driver or worker is charged for its own work, where a profile says what that costs. See ``profile``.
 
 The code that runs pays: its strand computes for that long on the node's cores. What nobody's code can pay now is paid with the
 next charge. Values that arrive are read beside the code, as a driver's client thread does, one batch after the other.
@@ -12,8 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sundog.backends.serialization import PICKLE
+from sundog.backends.simulated.costs.written_pages import WrittenPages
 from sundog.backends.simulated.sim_loop import inline_size
-from sundog.backends.simulated.written_pages import WrittenPages
 from sundog.core.events import GetRequested, WaitRequested
 from sundog.core.messages import ObjectPut, ObjectsReady, TaskSubmitted
 from sundog.core.units import Nanos
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from simpy.events import Event
 
     from sundog.backends.base import Arena
-    from sundog.backends.simulated.client_process import ClientProcess
-    from sundog.backends.simulated.cores import Cores
-    from sundog.backends.simulated.cost_model import Profile
+    from sundog.backends.simulated.costs.cores import Cores
+    from sundog.backends.simulated.costs.profile import Profile
+    from sundog.backends.simulated.programs.client_process import ClientProcess
     from sundog.backends.task_body import Outcome
     from sundog.core.ids import Address, FunctionID
     from sundog.core.machine import Fact

@@ -22,10 +22,10 @@ from greenlet import getcurrent
 from sundog.backends import current
 from sundog.backends.driver_output import DriverOutput
 from sundog.backends.exceptions import DeadlockError
-from sundog.backends.simulated import driver_threads, virtual_time
-from sundog.backends.simulated.client_process import ClientProcess
-from sundog.backends.simulated.rebinding import Rebinding
-from sundog.backends.simulated.strand import Strand, WorkerKilled
+from sundog.backends.simulated.programs import driver_threads, virtual_time
+from sundog.backends.simulated.programs.client_process import ClientProcess
+from sundog.backends.simulated.programs.rebinding import Rebinding
+from sundog.backends.simulated.programs.strand import Strand, WorkerKilled
 from sundog.backends.waiter import Waiter
 from sundog.core.events import Asked, GetRequested, WaitRequested
 from sundog.core.ids import DRIVER, IdSequence, TaskID, address

@@ -14,9 +14,9 @@ from greenlet import getcurrent
 from simpy.events import Event
 
 from sundog.backends.session import Session
-from sundog.backends.simulated.client_process import ClientProcess
 from sundog.backends.simulated.faults.occurrences import Occurrence
-from sundog.backends.simulated.strand import Strand, WorkerKilled
+from sundog.backends.simulated.programs.client_process import ClientProcess
+from sundog.backends.simulated.programs.strand import Strand, WorkerKilled
 from sundog.backends.task_body import Outcome, TaskBody
 from sundog.core import messages as msg
 from sundog.core.errors import InvariantViolation

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sundog.backends.simulated.client_process import ClientProcess
+    from sundog.backends.simulated.programs.client_process import ClientProcess
 
 
 class DrivingFuture(Future[Any]):

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
-from sundog.backends.simulated import virtual_asyncio
-from sundog.backends.simulated.rebinding import Rebinding, is_user_module
+from sundog.backends.simulated.programs import virtual_asyncio
+from sundog.backends.simulated.programs.rebinding import Rebinding, is_user_module
 from sundog.core.units import SECOND, Nanos
 
 if TYPE_CHECKING:
+    from sundog.backends.simulated.programs.strand import Strand
     from sundog.backends.simulated.sim_loop import Loop
-    from sundog.backends.simulated.strand import Strand
 
 #: What ``time.time()`` says when a session begins: 2024-01-01 00:00 UTC, the same in every run.
 EPOCH = 1_704_067_200

@@ -1,0 +1,1 @@
+"""Users' programs in the simulation: drivers and bodies that really run, in virtual time."""

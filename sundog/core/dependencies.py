@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from sundog.core.ids import ObjectID
 
-Waiter = TypeVar("Waiter")
+
+class Ordered(Protocol):
+    """What has a number of its own."""
+
+    @property
+    def order(self) -> int:
+        """No other waiter's."""
+
+
+Waiter = TypeVar("Waiter", bound=Ordered)
 
 
 class Dependencies(Generic[Waiter]):
@@ -16,23 +25,23 @@ class Dependencies(Generic[Waiter]):
     __slots__ = ("_waiters",)
 
     def __init__(self) -> None:
-        #: Object -> waiters by their identity, so that one of many can go without a look at the rest.
+        #: Object -> waiters by their number, so that one of many can go without a look at the rest.
         self._waiters: dict[ObjectID, dict[int, Waiter]] = {}
 
     def add(self, object_id: ObjectID, waiter: Waiter) -> None:
         """``waiter`` wants to know when ``object_id`` is ready."""
         waiters = self._waiters.get(object_id)
         if waiters is None:
-            self._waiters[object_id] = {id(waiter): waiter}
+            self._waiters[object_id] = {waiter.order: waiter}
         else:
-            waiters[id(waiter)] = waiter
+            waiters[waiter.order] = waiter
 
     def remove(self, object_id: ObjectID, waiter: Waiter) -> None:
         """``waiter`` no longer wants to know."""
         waiters = self._waiters.get(object_id)
         if waiters is None:
             return
-        waiters.pop(id(waiter), None)
+        waiters.pop(waiter.order, None)
         if not waiters:
             del self._waiters[object_id]
 

@@ -12,9 +12,12 @@ ONE, OTHER = ObjectID(b"one"), ObjectID(b"other")
 class Waiter:
     """Anything that waits."""
 
+    def __init__(self, order: int) -> None:
+        self.order = order
+
 
 def test_those_that_wait_are_told_in_the_order_of_their_asking_and_once() -> None:
-    first, second, third = Waiter(), Waiter(), Waiter()
+    first, second, third = Waiter(1), Waiter(2), Waiter(3)
     waiting: Dependencies[Waiter] = Dependencies()
     for waiter in (first, second, third, first):
         waiting.add(ONE, waiter)
@@ -31,7 +34,7 @@ def test_those_that_wait_are_told_in_the_order_of_their_asking_and_once() -> Non
 
 def test_one_of_many_leaves_without_a_look_at_the_rest() -> None:
     def leaving(count: int) -> float:
-        waiters = [Waiter() for _ in range(count)]
+        waiters = [Waiter(order) for order in range(count)]
         waiting: Dependencies[Waiter] = Dependencies()
         for waiter in waiters:
             waiting.add(ONE, waiter)

@@ -408,7 +408,8 @@ class Client:
         else:
             what = "get" if request.deliver else "wait"
             text = f"{what} has waited {waited:.0f} s; {count}. {fact.text}"
-            self._actions.append(ReportStuck(fact.request, text))
+            if not (self._worker and fact.blocked):  # else the innermost task says it, and the driver that waits for all of them
+                self._actions.append(ReportStuck(fact.request, text))
 
     def _on_shown(self, fact: Fact) -> None:
         self._actions.append(ShowOutput(fact))

@@ -23,7 +23,7 @@ from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
-from sundog.core.explanation import explain
+from sundog.core.explanation import explain, wait_for_blocked
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import Result
@@ -442,7 +442,8 @@ class LocalScheduler(TaskTable):
 
     def _on_explanation_requested(self, sender: Address, fact: msg.ExplanationRequested) -> None:
         text = explain(self.tasks, self.resources, fact.object_ids, self._now)
-        self._actions.append(Send(sender, msg.ExplanationGiven(fact.request, text)))
+        blocked = wait_for_blocked(self.tasks, fact.object_ids)
+        self._actions.append(Send(sender, msg.ExplanationGiven(fact.request, text, blocked)))
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""

@@ -356,6 +356,8 @@ class ExplanationGiven(Fact, frozen=True, tag=36):
 
     request: int
     text: str
+    #: It all comes down to tasks that are themselves blocked, whose own waits explain more.
+    blocked: bool = False
 
 
 class TableGiven(Fact, frozen=True, tag=37):

@@ -207,6 +207,8 @@ class ObjectsWanted(Fact, frozen=True, tag=8):
 
     object_ids: tuple[ObjectID, ...]
     deliver: bool
+    #: Who wants these waits for all of them: that some of them are ready can be told later.
+    patient: bool = False
 
 
 class ObjectsPolled(Fact, frozen=True, tag=9):

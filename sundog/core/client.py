@@ -189,7 +189,7 @@ class Client:
     def _on_task_submitted(self, fact: msg.TaskSubmitted) -> None:
         references, spec = self.references, fact.spec
         if spec.return_count == 1:
-            object_id = ObjectID(spec.task_id + FIRST_RETURN)
+            object_id: ObjectID = spec.task_id + FIRST_RETURN  # type: ignore[assignment]  # a NewType's call is one of Python code
             references[object_id] = references.get(object_id, 0) + 1
         else:
             for object_id in return_ids(spec.task_id, spec.return_count):

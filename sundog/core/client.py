@@ -222,7 +222,8 @@ class Client:
             task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
         self.requests[number := fact.request] = request
-        delivering, wanted = self._delivering, list[ObjectID]()
+        delivering = self._delivering
+        wanted: list[ObjectID] = []
         for object_id in missing:  # as in _subscribe
             waiting = delivering.get(object_id)
             if waiting is None:

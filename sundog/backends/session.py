@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future
 
-_FIRST_RETURN = (1).to_bytes(4, "big")
+_FIRST_RETURN = ids.FIRST_RETURN
 _NO_ARGUMENTS = Value(len(NO_ARGUMENTS), PICKLE, NO_ARGUMENTS)
 #: Extents of which this process keeps a view, and with it a grant, until their last reference dies: the latest so many.
 _KEPT_MAX = 16
@@ -97,8 +97,7 @@ class Session:
 
     def reference(self, raw: bytes) -> ObjectID[Any]:
         """Return a new, counted reference to the object named by the 20 bytes ``raw`` (exactly ``bytes``)."""
-        new, made_of = _new_id, self.id_class
-        facts = self._facts
+        new, made_of, facts = _new_id, self.id_class, self._facts
         facts += (raw,)
         return new(made_of, raw)
 
@@ -279,20 +278,26 @@ class Session:
 
     def get_one(self, object_id: ObjectID[Any], timeout: float | None = None) -> Any:
         """Return the value of ``object_id``, waiting up to ``timeout`` seconds. Raises what the task raised; GetTimeoutError."""
-        value = self._known.get(object_id)
+        port = self.port
+        raw: ids.ObjectID = object_id[:]  # type: ignore[assignment]  # a NewType's call is one of Python code
+        value = self._known.get(raw)
         if value is None:
-            raw = object_id[:]
-            if (kept := self._kept.get(raw)) is not None:
-                value, view = kept
-                self.port.answered_here()
-                return self._unpack(raw, value, view)
-            value = self._answered(self._get_requested((ids.ObjectID(raw),), timeout))[0]
-            if value.offset >= 0 and not value.error:
+            if self._kept and (kept := self._kept.get(raw)) is not None:
+                port.answered_here()
+                return self._unpack(raw, *kept)
+            deadline = None if timeout is None else self._deadline(timeout)
+            answer = port.ask(GetRequested(port.next_request(), (raw,), deadline, port.current_task()))
+            if type(answer) is not ResolveGet:
+                raise _rejection(answer)
+            value = answer.values[0]
+            if value.error:
+                raise self.error(raw, value)
+            if value.offset >= 0:
                 self._keep(raw, value, view := self.data(raw, value))
                 return self._unpack(raw, value, view)
         else:
-            self.port.answered_here()
-        return self.read(object_id[:], value)
+            port.answered_here()
+        return self._unpack(raw, value, value.data)
 
     def get_many(self, object_ids: Sequence[ObjectID[Any]], timeout: float | None = None) -> list[Any]:
         """Return the values of ``object_ids``, in order; an ID may stand there twice. See :meth:`get_one`."""
@@ -305,7 +310,7 @@ class Session:
             return self.read_many(raws, known)  # type: ignore[arg-type]  # just checked
         if len(known) <= _KEPT_MAX and all(value is not None or raw in self._kept for raw, value in zip(raws, known, strict=True)):
             return [self.get_one(object_id) for object_id in object_ids]
-        return self.read_many(raws, self._answered(self._get_requested(raws, timeout)))
+        return self.read_many(raws, self._delivered(raws, timeout))
 
     def wait(
         self, object_ids: Sequence[ObjectID[Any]], count: int, timeout: float | None = None
@@ -322,22 +327,18 @@ class Session:
             port.answered_here()
             return split(object_ids, known)
         deadline = None if timeout is None else self._deadline(timeout)
-        raws = raw_ids(object_ids)
-        answer = port.ask(WaitRequested(port.next_request(), raws, count, deadline, port.current_task()))
+        answer = port.ask(WaitRequested(port.next_request(), raw_ids(object_ids), count, deadline, port.current_task()))
         if type(answer) is not ResolveWait:
             raise _rejection(answer)
         return split(object_ids, answer.ready)
 
-    def _answered(self, request: GetRequested) -> tuple[Value, ...]:
-        answer = self.port.ask(request)
+    def _delivered(self, raws: tuple[ids.ObjectID, ...], timeout: float | None) -> tuple[Value, ...]:
+        port = self.port
+        deadline = None if timeout is None else self._deadline(timeout)
+        answer = port.ask(GetRequested(port.next_request(), raws, deadline, port.current_task()))
         if type(answer) is ResolveGet:
             return answer.values
         raise _rejection(answer)
-
-    def _get_requested(self, raws: tuple[ids.ObjectID, ...], timeout: float | None) -> GetRequested:
-        port = self.port
-        deadline = None if timeout is None else self._deadline(timeout)
-        return GetRequested(port.next_request(), raws, deadline, port.current_task())
 
     def _deadline(self, timeout: float) -> Nanos | None:
         return None if timeout > _TIMEOUT_MAX else self.now() + int(timeout * SECOND)

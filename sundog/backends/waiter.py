@@ -27,8 +27,8 @@ class Waiter:
         self.fact = fact
         self.done = done
         self.answer: Action | None = None
-        self._lock = allocate_lock()
-        self._lock.acquire()
+        self._lock = lock = allocate_lock()
+        lock.acquire()
 
     def wait(self, timeout: float = -1) -> None:
         """Block until answered, or for ``timeout`` seconds. To be called by one thread, once; Ctrl-C interrupts it."""
@@ -64,7 +64,7 @@ class Waiters:
     __slots__ = ("by_request", "callbacks")
 
     def __init__(self) -> None:
-        #: Request number -> waiter; for looking whether there are any.
+        #: Request number -> waiter. A thread that waits for its own answer enters and takes it out here, at one atomic call each.
         self.by_request: dict[int, Waiter] = {}
         #: Whether there ever was a waiter with a callback: one that can be abandoned without its thread.
         self.callbacks = False

@@ -38,7 +38,7 @@ from sundog.core.ids import FIRST_RETURN, Address, ObjectID, return_ids
 from sundog.core.known_objects import KnownObjects
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.readahead import AHEAD_MIN, Readahead
-from sundog.core.request import Request
+from sundog.core.request import PATIENT_MIN, Request
 from sundog.core.request_times import RequestTimes
 from sundog.core.task import Failure, FailureKind, Value
 from sundog.core.units import Nanos, seconds
@@ -189,7 +189,7 @@ class Client:
     def _on_task_submitted(self, fact: msg.TaskSubmitted) -> None:
         references, spec = self.references, fact.spec
         if spec.return_count == 1:
-            object_id = ObjectID(spec.task_id + FIRST_RETURN)
+            object_id: ObjectID = spec.task_id + FIRST_RETURN  # type: ignore[assignment]  # a NewType's call is one of Python code
             references[object_id] = references.get(object_id, 0) + 1
         else:
             for object_id in return_ids(spec.task_id, spec.return_count):
@@ -222,7 +222,8 @@ class Client:
             task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
         self.requests[number := fact.request] = request
-        delivering, wanted = self._delivering, self._wanted
+        delivering = self._delivering
+        wanted: list[ObjectID] = []
         for object_id in missing:  # as in _subscribe
             waiting = delivering.get(object_id)
             if waiting is None:
@@ -230,6 +231,10 @@ class Client:
                 wanted.append(object_id)
             else:
                 waiting.append(number)
+        if len(wanted) >= PATIENT_MIN and fact.task is None and fact.deadline is None:
+            self._actions.append(Send(self._host, msg.ObjectsWanted(tuple(wanted), deliver=True, patient=True)))
+        else:
+            self._wanted += wanted
         if len(missing) == 1 and len(self.references) > AHEAD_MIN and len(fact.object_ids) == 1 and object_id not in self._watching:
             self._watch([o for o in self._readahead.after(object_id, self.references) if known.get(o) is None])
         self._begin_waiting(fact.request, request)
@@ -276,8 +281,7 @@ class Client:
         self._times.begin(number, request.deadline, self._now)
         if request.task is not None:
             request.blocked = True
-            count = len(request.missing) - request.missing_allowed
-            missing = tuple(request.missing)
+            missing, count = tuple(request.missing), len(request.missing) - request.missing_allowed
             self._actions.append(Send(self._host, msg.TaskBlocked(request.task, number, missing, count, request.deliver)))
 
     def _on_request_abandoned(self, fact: ev.RequestAbandoned) -> None:
@@ -398,8 +402,7 @@ class Client:
             return
         request.explaining = False
         waited = seconds(self._now - request.asked_at)
-        ready = len(request.object_ids) - len(request.missing)
-        count = f"{ready} of {len(request.object_ids)} objects were ready"
+        count = f"{len(request.object_ids) - len(request.missing)} of {len(request.object_ids)} objects were ready"
         if request.expired:
             self._forget(fact.request)
             self._return_unread(request)
@@ -408,7 +411,8 @@ class Client:
         else:
             what = "get" if request.deliver else "wait"
             text = f"{what} has waited {waited:.0f} s; {count}. {fact.text}"
-            self._actions.append(ReportStuck(fact.request, text))
+            if not (self._worker and fact.blocked):  # else the innermost task says it, and the driver that waits for all of them
+                self._actions.append(ReportStuck(fact.request, text))
 
     def _on_shown(self, fact: Fact) -> None:
         self._actions.append(ShowOutput(fact))
@@ -485,8 +489,7 @@ class Client:
                 raise InvariantViolation(f"request {number} is blocked without a task")
             for object_id in request.missing:
                 told = number in self._delivering.get(object_id, ()) if request.deliver else object_id in self._watching
-                heard = told or number in self._polls
-                if not heard:
+                if not told and number not in self._polls:
                     raise InvariantViolation(f"request {number} waits for {object_id.hex()} unheard (R2)")
         for object_id, count in self.references.items():
             if count < 0:

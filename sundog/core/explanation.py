@@ -12,7 +12,10 @@ from sundog.core.task import TaskState
 from sundog.core.task_record import TaskRecord
 from sundog.core.units import Nanos, seconds
 
+#: Tasks of a chain, in which each waits for the next, that are told one by one; the end of it is told, too.
 _DEPTH_MAX = 4
+#: No longer chain is followed.
+_CHAIN_MAX = 10_000
 #: Extents of a full store that are named.
 _LARGEST_MAX = 5
 
@@ -40,6 +43,21 @@ def explain_cluster(nodes: Sequence[NodeTasks], object_ids: Iterable[ObjectID], 
                 tasks[task_id] = record
                 where[task_id] = view
     return _in_words(_Known(tasks, nodes[0].resources, where if len(nodes) > 1 else {}), object_ids, now)
+
+
+def wait_for_blocked(tasks: Mapping[TaskID, TaskRecord], object_ids: Iterable[ObjectID]) -> bool:
+    """Tell whether each of ``object_ids`` waits, itself or through its task's arguments, for a task that is blocked."""
+    found = False
+    for object_id in object_ids:
+        record = tasks.get(producer_of(object_id))
+        for _ in range(_CHAIN_MAX):
+            if record is None or record.state is not TaskState.WAITING:
+                break
+            record = tasks.get(producer_of(next(iter(record.missing))))
+        if record is None or record.state is not TaskState.BLOCKED:
+            return False
+        found = True
+    return found
 
 
 class _Known(NamedTuple):
@@ -77,7 +95,7 @@ def _state(known: _Known, record: TaskRecord, now: Nanos, depth: int) -> str:
     if state is TaskState.WAITING:
         first = next(iter(record.missing))
         more = f" and {len(record.missing) - 1} more" if len(record.missing) > 1 else ""
-        why = _explain(known, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
+        why = _explain(known, first, now, depth + 1) if depth < _DEPTH_MAX else _explain_end(known, first, now)
         return f"{name}, which waits for its argument{more}: {why}"
     if state is TaskState.READY:
         short = [(n, a) for n, a in spec.resources if resources.free.get(n, 0) < a]
@@ -93,9 +111,32 @@ def _state(known: _Known, record: TaskRecord, now: Nanos, depth: int) -> str:
         return f"{name}, which is next on the worker with pid {worker.pid}, after {worker.pipeline[0].spec.name}()."
     if state is TaskState.BLOCKED and record.blocking is not None:
         first = next(iter(record.blocking.missing))
-        why = _explain(known, first, now, depth + 1) if depth < _DEPTH_MAX else f"ObjectID({first.hex()})."
+        why = _explain(known, first, now, depth + 1) if depth < _DEPTH_MAX else _explain_end(known, first, now)
         return f"{name}, which is itself blocked: {why}"
     return f"{name}, which waits for its CPUs to go on."
+
+
+def _explain_end(known: _Known, object_id: ObjectID, now: Nanos) -> str:
+    """Explain what the last task of a chain waits for, which goes on from ``object_id``."""
+    last = object_id
+    for passed in range(_CHAIN_MAX):
+        record = known.tasks.get(producer_of(last))
+        inner = None if record is None else _waited_for(record)
+        if inner is None:
+            if passed <= 1:  # as long as saying that there is more
+                return _explain(known, object_id, now, _DEPTH_MAX - passed)
+            return f"{passed} more tasks wait each for the next, and the last of them so: {_explain(known, last, now, _DEPTH_MAX)}"
+        last = inner
+    return f"ObjectID({last.hex()}), after {_CHAIN_MAX} more tasks that wait each for the next."
+
+
+def _waited_for(record: TaskRecord) -> ObjectID | None:
+    """Return the first object that the task waits for, as an argument or in its body."""
+    if record.state is TaskState.WAITING:
+        return next(iter(record.missing))
+    if record.state is TaskState.BLOCKED and record.blocking is not None:
+        return next(iter(record.blocking.missing))
+    return None
 
 
 def _free(resources: ResourceSet) -> list[tuple[str, int]]:

@@ -61,8 +61,8 @@ class KnownObjects:
             if waited_for or before is None:
                 self._waited[object_id] = None
             self._young.append(object_id)
-            self._young_bytes += size + ENTRY_BYTES
-            if self._young_bytes > self._half_max:
+            self._young_bytes = young_bytes = self._young_bytes + size + ENTRY_BYTES
+            if young_bytes > self._half_max:
                 self._grow_old()
 
     def _grow_old(self) -> None:

@@ -23,7 +23,7 @@ from sundog.core.blocking import BlockedTasks
 from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
-from sundog.core.explanation import explain
+from sundog.core.explanation import explain, wait_for_blocked
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.messages import Result
@@ -33,6 +33,8 @@ from sundog.core.resources import Shape
 from sundog.core.stalled import find_stalled
 from sundog.core.task import FailureKind, TaskState, failed
 from sundog.core.task_record import (
+    AWAITED_NOW,
+    AWAITED_TOGETHER,
     FunctionRecord,
     TaskRecord,
     WorkerRecord,
@@ -55,8 +57,9 @@ class LocalScheduler(TaskTable):
 
     HEARS: tuple[type[Fact], ...] = (
         msg.TaskSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished, msg.TaskSkipped,
-        msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld, msg.CancelRequested,
-        msg.ExplanationRequested, msg.NodeJoined, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost, ev.TasksReclaimed,
+        msg.ObjectsWanted, msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld,
+        msg.CancelRequested, msg.ExplanationRequested, msg.NodeJoined, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost,
+        ev.TasksReclaimed,
     )  # fmt: skip
 
     #: States of tasks that may wait for ever, as far as this node can know.
@@ -83,6 +86,7 @@ class LocalScheduler(TaskTable):
             msg.TaskSkipped: self._on_task_skipped,
             msg.TasksDropped: self._on_tasks_dropped,
             msg.ObjectsLocal: self._on_objects_local,
+            msg.ObjectsWanted: self._on_objects_wanted,
             msg.TaskWaits: self._on_task_waits,
             msg.ResumeRequested: self._on_resume_requested,
             msg.ReturnsUnheld: self._on_returns_unheld,
@@ -236,6 +240,14 @@ class LocalScheduler(TaskTable):
             if blocked:
                 self.blocking.ready(object_id, self._now)
 
+    def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
+        """The object manager answers; here counts who is in a hurry."""
+        tasks, awaited = self.tasks, AWAITED_TOGETHER if fact.patient else AWAITED_NOW
+        for object_id in fact.object_ids:
+            record = tasks.get(producer_of(object_id))
+            if record is not None and record.awaited < awaited:
+                record.awaited = awaited
+
     # -- execution ------------------------------
 
     def _on_task_finished(self, sender: Address, fact: msg.TaskFinished) -> None:
@@ -319,6 +331,7 @@ class LocalScheduler(TaskTable):
             self._actions.append(Send(worker.where, msg.TaskResumed(fact.request)))
             return
         self.blocking.block(record, fact)
+        record.function.blocks = True
         self.pipelines.reclaim(worker, len(worker.pipeline) - 1)
         self._hurry(fact.object_ids, record.order)
         if self._stall_at == NEVER:
@@ -442,7 +455,8 @@ class LocalScheduler(TaskTable):
 
     def _on_explanation_requested(self, sender: Address, fact: msg.ExplanationRequested) -> None:
         text = explain(self.tasks, self.resources, fact.object_ids, self._now)
-        self._actions.append(Send(sender, msg.ExplanationGiven(fact.request, text)))
+        blocked = wait_for_blocked(self.tasks, fact.object_ids)
+        self._actions.append(Send(sender, msg.ExplanationGiven(fact.request, text, blocked)))
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""

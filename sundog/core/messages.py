@@ -207,6 +207,8 @@ class ObjectsWanted(Fact, frozen=True, tag=8):
 
     object_ids: tuple[ObjectID, ...]
     deliver: bool
+    #: Who wants these waits for all of them: that some of them are ready can be told later.
+    patient: bool = False
 
 
 class ObjectsPolled(Fact, frozen=True, tag=9):
@@ -356,6 +358,8 @@ class ExplanationGiven(Fact, frozen=True, tag=36):
 
     request: int
     text: str
+    #: It all comes down to tasks that are themselves blocked, whose own waits explain more.
+    blocked: bool = False
 
 
 class TableGiven(Fact, frozen=True, tag=37):

@@ -24,7 +24,7 @@ from sundog.core.messages import RunTask
 from sundog.core.ready_queue import ReadyQueue
 from sundog.core.resources import Shape
 from sundog.core.task import TaskSpec, TaskState, arguments_id
-from sundog.core.task_record import FunctionRecord, TaskRecord, WorkerRecord, WorkerState
+from sundog.core.task_record import AWAITED_TOGETHER, FunctionRecord, TaskRecord, WorkerRecord, WorkerState
 from sundog.core.units import Nanos
 from sundog.core.worker_pool import WorkerPool
 
@@ -38,6 +38,7 @@ class Pipelines:
     def __init__(self, config: Config, here: Address, pool: WorkerPool, tasks: Mapping[TaskID, TaskRecord]) -> None:
         self._depth_min, self._depth_max = config.pipeline_depth_min, config.pipeline_depth_max
         self._work_max, self._late_after = config.pipeline_work_max, config.head_late_after
+        self._work_patient, self._backlog_part = config.pipeline_work_patient, config.pipeline_backlog_part
         self._mean_shift, self._duration_slack = config.mean_shift, config.flush_before_body
         self._offer_after, self._long_body = config.offer_after, config.pipeline_long_body
         #: Whether other nodes are known, which could run what is late here.
@@ -87,7 +88,8 @@ class Pipelines:
         runs = worker.runs
         if not runs:
             self.dispatching.append(worker)
-        runs.append(RunTask(spec, record.attempt, record.starts + 1, sequence, tuple(record.values)))
+        patient = record.awaited == AWAITED_TOGETHER and record.dependents is None
+        runs.append(RunTask(spec, record.attempt, record.starts + 1, sequence, tuple(record.values), patient))
         if record.dependents is not None:
             for dependent in record.dependents:
                 if dependent.state is _WAITING:
@@ -109,7 +111,7 @@ class Pipelines:
             if calls >= spec.calls_max:
                 worker.retiring = True
 
-    def _room(self, worker: WorkerRecord, record: TaskRecord) -> bool:
+    def _room(self, worker: WorkerRecord, record: TaskRecord, work_max: Nanos) -> bool:
         """Tell whether the pipeline of a leased worker that takes tasks has room for ``record`` behind what is there."""
         pipeline = worker.pipeline
         if not pipeline:
@@ -118,18 +120,18 @@ class Pipelines:
         if mean is None or last is None or last > self._long_body:
             return False  # behind a function never seen, or before it: one in flight per worker
         depth = len(pipeline)
-        return depth < self._depth_max and (depth < self._depth_min or worker.work + mean <= self._work_max)
+        return depth < self._depth_max and (depth < self._depth_min or worker.work + mean <= work_max)
 
-    def _half_full(self, worker: WorkerRecord) -> bool:
+    def _half_full(self, worker: WorkerRecord, work_max: Nanos) -> bool:
         """Refilling waits until a pipeline is half empty, so that what is dispatched travels in batches."""
         depth = len(worker.pipeline)
-        return depth > self._depth_min and (2 * worker.work > self._work_max or 2 * depth > self._depth_max)
+        return depth > self._depth_min and (2 * worker.work > work_max or 2 * depth > self._depth_max)
 
     def follow(self, now: Nanos) -> None:
         """Dispatch tasks behind those whose returns they need, where there is room (P5)."""
         empty = []
         for number, worker in self.followed.items():
-            if worker.pipeline and worker.state is _LEASED and not self._half_full(worker):
+            if worker.pipeline and worker.state is _LEASED and not self._half_full(worker, self._work_max):
                 self._follow(worker, now)
             if not worker.followers:
                 empty.append(number)
@@ -144,7 +146,7 @@ class Pipelines:
             oldest_needed = self._first_followed(worker, record) if record.state is _WAITING else 0
             if not oldest_needed:
                 followers.popleft()
-            elif takes and self._room(worker, record):
+            elif takes and self._room(worker, record, self._work_max):
                 followers.popleft()
                 self.assign(worker, record, now, oldest_needed)
             else:
@@ -172,9 +174,13 @@ class Pipelines:
         group = self._pool.leased.get(shape)
         if not group:
             return
-        share = -(-len(queue) // len(group))
+        ready, workers = len(queue), len(group)
+        share = -(-ready // workers)
+        work_max = self._work_max
+        if record.awaited == AWAITED_TOGETHER:
+            work_max = self._work_max_of(record, ready // workers)
         for worker in group.values():
-            if not self._room(worker, record) or not worker.takes() or self._half_full(worker):
+            if not self._room(worker, record, work_max) or not worker.takes() or self._half_full(worker, work_max):
                 continue
             if self.others and now >= worker.late_at + self._offer_after:
                 continue
@@ -184,8 +190,21 @@ class Pipelines:
                 if following is None:
                     return
                 record = following
-                if worker.retiring or not self._room(worker, record):
+                if work_max > self._work_max and record.awaited != AWAITED_TOGETHER:
+                    work_max = self._work_max
+                if worker.retiring or not self._room(worker, record, work_max):
                     break
+
+    def _work_max_of(self, record: TaskRecord, share: int) -> Nanos:
+        """Return how much may lie in each pipeline where ``share`` tasks like ``record``, awaited together, are ready for each.
+
+        A part of it, so what lies behind a head that is late has waited no longer than the other workers take for the rest.
+        """
+        function = record.function
+        if function.blocks or record.dependents is not None:
+            return self._work_max
+        part = share * (function.mean or 0) // self._backlog_part
+        return max(self._work_max, min(part, self._work_patient))
 
     # -- emptying --------------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ from sundog.core.ids import ObjectID, TaskID
 from sundog.core.task import Value
 from sundog.core.units import Nanos
 
+#: A driver's get that misses so many objects, and has no deadline, is patient: no few of them let it go on.
+PATIENT_MIN = 32
+
 
 class Request(msgspec.Struct):
     """A thread's get or wait. ``missing`` holds what is not ready yet; for a wait it only needs to shrink enough."""

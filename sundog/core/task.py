@@ -120,6 +120,8 @@ class RunTask(msgspec.Struct, frozen=True, gc=False, array_like=True):
     #: Position in everything ever dispatched to this worker, from 1; the worker's progress record speaks of it.
     sequence: int
     values: tuple[Value | None, ...] = ()
+    #: Nobody can go on with this task's returns alone: its end may be told with those of tasks behind it.
+    patient: bool = False
 
 
 class TaskState(Enum):

@@ -47,7 +47,12 @@ class FunctionRecord(msgspec.Struct):
     #: Smoothed duration of its body; None until it has run once here.
     mean: Nanos | None = None
     calls: int = 0
+    #: A body of it has waited for something here.
+    blocks: bool = False
 
+
+#: How a task's returns are awaited: not at all, by somebody who waits for many together, or by somebody else, too.
+NOT_AWAITED, AWAITED_TOGETHER, AWAITED_NOW = 0, 1, 2
 
 #: Shared by all tasks that have no dependencies, and never changed.
 NO_VALUES: list[Value | None] = []
@@ -93,6 +98,8 @@ class TaskRecord(msgspec.Struct):
     urgent: int = 0
     #: It came from the global scheduler: it is not offered there again.
     assigned: bool = False
+    #: How its returns are awaited, as far as is known.
+    awaited: int = NOT_AWAITED
 
 
 class WorkerRecord(msgspec.Struct):

@@ -68,10 +68,12 @@ class Worker:
         self.channel.queue(messages)
         assert self.channel.flush()
 
-    def task(self, name: str, dependencies: tuple[ObjectID, ...] = (), values: tuple[Value | None, ...] = ()) -> msg.RunTask:
+    def task(
+        self, name: str, dependencies: tuple[ObjectID, ...] = (), values: tuple[Value | None, ...] = (), *, patient: bool = False
+    ) -> msg.RunTask:
         self.sequence += 1
         spec = TaskSpec(IDS.next_task(), FunctionID(name.encode().ljust(16)), name, Value(0), dependencies)
-        return msg.RunTask(spec, 1, 1, self.sequence, values)
+        return msg.RunTask(spec, 1, 1, self.sequence, values, patient)
 
     def dispatch(self, *runs: msg.RunTask, tokens: int | None = None) -> None:
         os.eventfd_write(self.tokens, len(runs) if tokens is None else tokens)

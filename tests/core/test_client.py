@@ -78,6 +78,10 @@ def wait(
     return ev.WaitRequested(request, object_ids, count, deadline, task)
 
 
+def wanted_together(*object_ids: ObjectID) -> msg.ObjectsWanted:
+    return msg.ObjectsWanted(object_ids, True, patient=True)
+
+
 def wanted(*object_ids: ObjectID, deliver: bool = True) -> msg.ObjectsWanted:
     return msg.ObjectsWanted(object_ids, deliver)
 
@@ -382,3 +386,14 @@ def test_a_node_that_is_gone_rejects_with_the_reason() -> None:
         RejectRequest(1, Failure(FailureKind.SESSION_CLOSED, "the node died")),
         CloseClient("the node died"),
     ]
+
+
+def test_only_a_drivers_get_of_many_is_patient() -> None:
+    many = [put_id(n) for n in range(101, 133)]
+    peer = Peer()
+    peer.tell(*many)
+    assert peer.tell(get(1, *many), get(2, X)) == sends(wanted_together(*many), wanted(X))
+    for asked in (get(1, *many[:31]), get(1, *many, deadline=SECOND), get(1, *many, task=TASK)):
+        peer = Peer()
+        peer.tell(*many)
+        assert not [a for a in peer.tell(asked) if isinstance(a, Send) and getattr(a.message, "patient", False)]

@@ -9,7 +9,7 @@ import pytest
 from sundog.core import actions as act
 from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.ids import ObjectID
+from sundog.core.ids import ObjectID, return_ids
 from sundog.core.resources import shape
 from sundog.core.task import FailureKind
 from sundog.core.units import SECOND
@@ -140,3 +140,51 @@ def test_a_full_store_names_who_holds_what() -> None:
     fleet.driver.drop_all()
     fleet.run()
     fleet.check_empty()
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Return bodies: each of ``deep1`` to ``deep<depth>`` waits for the one before it, ``deep0`` for a task that runs long."""
+
+    def calls(name: str, **options: Any) -> Any:
+        def body(execution: Execution) -> Any:
+            yield Get((execution.call(name, **options),))
+            return inline(None)
+
+        return body
+
+    return {"deep0": calls("slow", content=1, duration=100 * SECOND)} | {
+        f"deep{n}": calls(f"deep{n - 1}") for n in range(1, depth + 1)
+    }
+
+
+def ids_of(fleet: Fleet, name: str) -> ObjectID:
+    [spec] = [task.spec for task in fleet.host.local_scheduler.tasks.values() if task.spec.name == name]
+    return return_ids(spec.task_id, 1)[0]
+
+
+def test_the_end_of_a_long_chain_is_told() -> None:
+    fleet = Fleet(config(cpus=1), nested(20))
+    made = fleet.driver.call("deep20")
+    after = fleet.driver.call("later", made)
+    fleet.run_for(3 * SECOND)
+    text = explain(fleet, made)
+    assert text.count("which is itself blocked") == 5, "the first ones"
+    assert ": 16 more tasks wait each for the next, and the last of them so: ObjectID(" in text
+    assert "is returned by slow(), which has been running for" in text
+    assert "is returned by slow(), which has been running for" in explain(fleet, after)
+    assert explain(fleet, ids_of(fleet, "deep5")).count("which is itself blocked") == 6, "one more is told as well"
+
+
+def test_of_those_who_wait_for_each_other_the_driver_and_the_innermost_say_so() -> None:
+    fleet = Fleet(config(cpus=1), nested(20))
+    made = fleet.driver.call("deep20")
+    fleet.driver.call("later", made)
+    fleet.process.ask(lambda n: ev.GetRequested(n, (made,)))
+    fleet.run_for(15 * SECOND)
+    assert len(fleet.process.shown) == 1
+    said = {worker.execution.run.spec.name: worker.shown for worker in fleet.workers.values() if worker.execution is not None}
+    assert len(said) == 22
+    assert [name for name, shown in said.items() if shown] == ["deep0"]
+    [report] = said["deep0"]
+    assert report.startswith("get has waited 10 s; 0 of 1 objects were ready. ObjectID(")
+    assert " is returned by slow(), which has been running for " in report

@@ -83,6 +83,64 @@ def test_short_tasks_lie_in_pipelines_and_long_ones_do_not() -> None:
         assert depth == expected, why
 
 
+def deepest(fleet: Fleet) -> list[int]:
+    """Return a list of one number, which from now on is how many tasks any pipeline has held."""
+    most = [0]
+
+    def look(fleet: Fleet) -> None:
+        lengths = [len(worker.pipeline) for worker in fleet.host.local_scheduler.pool.workers.values()]
+        most[0] = max(most[0], *lengths)
+
+    fleet.before_round = look
+    return most
+
+
+def test_tasks_that_are_awaited_together_lie_in_deeper_pipelines_as_long_as_there_are_many() -> None:
+    fleet = Fleet(config(cpus=2), {"counted": counted})
+    warm(fleet, "counted", duration=200 * MICROSECOND)
+    most = deepest(fleet)
+    made = [fleet.driver.call("counted", content=n, duration=200 * MICROSECOND) for n in range(1000)]
+    fleet.get(*made[:600])
+    assert 40 <= most[0] <= 50, "ten milliseconds of work"
+    most[0] = 0
+    fleet.get(*made[-60:])
+    assert most[0] <= 7, "these have been awaited together from when few were left"
+    for count, deep in ((200, 15), (80, 7)):
+        most[0] = 0
+        fleet.get(*[fleet.driver.call("counted", content=n, duration=200 * MICROSECOND) for n in range(count)])
+        assert most[0] <= deep, "no more than a part of what there is"
+
+
+def test_what_somebody_waits_for_alone_lies_in_no_deeper_pipeline() -> None:
+    fleet = Fleet(config(cpus=1), {"counted": counted})
+    warm(fleet, "counted", duration=200 * MICROSECOND)
+    most = deepest(fleet)
+    left = [fleet.driver.call("counted", content=n, duration=200 * MICROSECOND) for n in range(500)]
+    fleet.wait(*left, count=1)
+    assert fleet.get(*left) == list(range(500))
+    made = [fleet.driver.call("counted", content=n, duration=200 * MICROSECOND) for n in range(500)]
+    assert fleet.get(*made, timeout=SECOND) == list(range(500))
+    for n in range(100):
+        fleet.driver.call("counted", content=n, duration=200 * MICROSECOND)
+    fleet.run()
+    assert most[0] <= 6
+
+
+def waiting(execution: Execution) -> Any:
+    made = execution.call("counted", content=1)
+    yield Get((made,))
+    return inline(execution.argument)
+
+
+def test_functions_that_wait_lie_in_no_deeper_pipeline() -> None:
+    fleet = Fleet(config(cpus=1), {"counted": counted, "waiting": waiting})
+    warm(fleet, "waiting", duration=200 * MICROSECOND)
+    most = deepest(fleet)
+    made = [fleet.driver.call("waiting", content=n, duration=200 * MICROSECOND) for n in range(300)]
+    assert fleet.get(*made) == list(range(300))
+    assert most[0] <= 6
+
+
 def test_a_function_never_seen_has_one_task_in_flight_at_each_worker() -> None:
     fleet = Fleet(config(cpus=2), {"counted": counted})
     for n in range(10):

@@ -79,7 +79,8 @@ class DriverPort:
         self._pump = ClientPump(config, link, DRIVER, worker=False, route=None, show=self._output.show, closed=self._on_closed)
         self.facts = self._pump.facts
         self.known = self._pump.client.known
-        self._requests = itertools.count(1)
+        #: See ``base.Port``.
+        self.next_request: Callable[[], int] = itertools.count(1).__next__
         self._root = root
         self._lanes = itertools.count(1)
         self._local = threading.local()
@@ -98,6 +99,8 @@ class DriverPort:
         self._pump.watch(self._node_pidfd)
         self._thread = threading.Thread(target=self._run, name="sundog-client", daemon=True)
         self._thread.start()
+        #: Its number, without a call: ``Thread.ident`` is a property of Python code.
+        self._thread_ident = self._thread.ident
         _live.add(self)
         atexit.register(self.close)
 
@@ -144,29 +147,26 @@ class DriverPort:
         self._rung_at = _clock()
         self._pump.rouse()
 
-    def next_request(self) -> int:
-        """See ``base.Port``."""
-        return next(self._requests)
-
     def ask(self, fact: Any) -> Action:
         """See ``base.Port``. Raises NodeDiedError, a SessionClosedError, if the node is gone."""
         if self.closed is not None:
             self._refuse()
-        if get_ident() == self._thread.ident:
+        if get_ident() == self._thread_ident:
             raise RuntimeError(
                 "a blocking sundog call in a callback of a future would wait for itself: hand it to a thread of your own"
             )
         pump = self._pump
         request: int = fact.request
         waiter = Waiter(fact)
+        waiting = pump.waiters.by_request  # without calls: this is the path of a lone get
         self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
         try:
-            pump.waiters.add(request, waiter)
+            waiting[request] = waiter
             self.facts.append(fact)
             pump.rouse()
             if self.closed is None:
                 waiter.wait()
-            pump.waiters.take(request)
+            waiting.pop(request, None)
         except BaseException:
             # Whatever had happened: the client thread takes the waiter out and returns what it was granted.
             pump.waiters.add(request, waiter)

@@ -191,10 +191,11 @@ class ClientPump:
         if poller is not self._poller and patience is not None and (self._peer_dead or _clock() >= patience.read_at):
             self._link_readable = self._link_full = True
 
-    def turn(self) -> bool:
+    def turn(self, *, hold: bool = False) -> bool:
         """Read one packet if there is one, step the machine with everything that has happened, and perform what it asks.
 
-        Return whether anything happened. Answers to requests are kept for :meth:`give_answers` or :meth:`sleep`.
+        Return whether anything happened. Answers to requests are kept for :meth:`give_answers` or :meth:`sleep`. ``hold``: the
+        facts that are there may wait, if what was read is nothing for the machine.
         """
         self._wanted = False
         was_read = self._link_readable
@@ -209,7 +210,7 @@ class ClientPump:
                 self._perform(self.client.step(now, events[start : start + room]))
             events = events[-(len(events) % room or room) :]
         facts = self.facts
-        taken = waiting = len(facts)
+        taken = waiting = 0 if hold and not events else len(facts)
         if waiting:
             if waiting > room - len(events):
                 taken = room - len(events)

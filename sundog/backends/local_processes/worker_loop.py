@@ -101,7 +101,11 @@ class WorkerPort:
         self._seeded = by_task_seeds
         self._flush_before_body = config.flush_before_body
         self._flush_after = config.flush_after
+        self._patient_after = config.flush_patient_after
         self._mean_shift = config.mean_shift
+        #: All facts that are not sent are ends of tasks that are awaited together, and may stay so for a while.
+        self._patient = False
+        self._patient_since: Nanos = 0
         self._requests = itertools.count(1)
         self._stopping = False
         #: The task that runs or ran last; its execution's names.
@@ -142,7 +146,7 @@ class WorkerPort:
             if run is not None:
                 self._execute(run, body)
                 continue
-            if self._pump.pending():
+            if self._pump.pending() and not (self._patient and self._refill()):
                 self._turn()
             if executor.queue:
                 continue
@@ -150,6 +154,14 @@ class WorkerPort:
                 return
             self._pump.sleep()
             self._turn()
+
+    def _refill(self) -> bool:
+        """The pipeline is empty, and results that may wait are unsent: look whether more tasks have come, and take only those."""
+        pump, unsent = self._pump, len(self.facts)
+        pump.sleep(0)
+        self._turn(hold=True)
+        self._patient = len(self.facts) == unsent
+        return self._patient and bool(self._executor.queue)
 
     def _execute(self, run: msg.RunTask, body: Body) -> None:
         """Run one task of the pipeline if it can still be claimed. The main thread holds ``_pumping``."""
@@ -162,14 +174,18 @@ class WorkerPort:
         if values is None:
             self._progress[STARTED] = self._progress[FINISHED] = sequence
             self.facts.append(executor.skip(run))
+            self._patient = False
             return
         function_id = spec.function_id
         mean = self._means.get(function_id)
-        pump, output = self._pump, self.output
+        pump, output, facts = self._pump, self.output, self.facts
         began = _clock()
-        if self.facts and (mean is None or mean > self._flush_before_body or began - pump.turned_at > self._flush_after):
-            self._turn()
-            began = _clock()
+        if facts:
+            short = mean is not None and mean <= self._flush_before_body and began - pump.turned_at <= self._flush_after
+            if not short and not (self._patient and executor.may_hold(self.config, mean, began - self._patient_since)):
+                self._turn()
+                began = _clock()
+        unsent, turned_at = len(facts), pump.turned_at
         self._run = run
         self._main_ids = None
         self._lanes = itertools.count(1)
@@ -193,7 +209,13 @@ class WorkerPort:
             self._means[function_id] = took
         else:
             self._means[function_id] = mean + (min(took - mean, mean) >> self._mean_shift) + 1
-        self.facts.append(msg.TaskFinished(spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
+        # Whether all that is unsent now are ends of tasks that are awaited together.
+        now_unsent = len(facts)
+        if not now_unsent:
+            self._patient, self._patient_since = run.patient, began + took
+        elif not run.patient or now_unsent != unsent or pump.turned_at != turned_at:
+            self._patient = False
+        facts.append(msg.TaskFinished(spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
         if not outcome.failed:
             executor.finished(run, outcome.results)
 
@@ -212,13 +234,13 @@ class WorkerPort:
             return False
         return True
 
-    def _turn(self) -> None:
+    def _turn(self, *, hold: bool = False) -> None:
         """One turn of the pump. An exception in it (a bug of ours, or a signal handler of the user's that raises) leaves a
         state that nobody knows: the worker dies, and the node goes on without it."""
         self._stepping = get_ident()
         pump = self._pump
         try:
-            pump.turn()
+            pump.turn(hold=hold)
             if pump.answers:
                 pump.give_answers()
         except BaseException:
@@ -227,6 +249,7 @@ class WorkerPort:
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
         self._stepping = 0
+        self._patient = False
         if pump.ended:
             os._exit(0)
 
@@ -267,7 +290,7 @@ class WorkerPort:
                 urged = self._wait_for_look()
                 if not self._helper_needed():
                     continue
-                if not urged and not self._pump.waiters.by_request and _clock() - self._pump.turned_at < SENDS_ITSELF:
+                if not urged and not self._pump.waiters.by_request and _clock() - self._pump.turned_at < self._sends_itself():
                     continue
             self.output.flush()
             if self._pumping.acquire(True, HELP_AFTER):
@@ -275,6 +298,9 @@ class WorkerPort:
                     self._pump_for_others()
                 finally:
                     self._pumping.release()
+
+    def _sends_itself(self) -> Nanos:
+        return self._patient_after if self._patient else SENDS_ITSELF
 
     def _wait_for_look(self) -> bool:
         """Helper: wait until it is time to look, or somebody waits; return whether a body wants what is there to be sent."""

@@ -102,6 +102,7 @@ class WorkerPort:
         self._flush_before_body = config.flush_before_body
         self._flush_after = config.flush_after
         self._patient_after = config.flush_patient_after
+        self._watch_patiently = max(WATCH_EVERY, config.flush_patient_after / 1_000_000_000)
         self._mean_shift = config.mean_shift
         #: All facts that are not sent are ends of tasks that are awaited together, and may stay so for a while.
         self._patient = False
@@ -307,7 +308,7 @@ class WorkerPort:
         if not self._urged:
             self._helper_watches = True
             if not self._urged:
-                self._gate.acquire(True, WATCH_EVERY)
+                self._gate.acquire(True, self._watch_patiently if self._patient else WATCH_EVERY)
             self._helper_watches = False
         if not self._urged:
             return False

@@ -1,7 +1,9 @@
 """What lies in the workers' pipelines: how deep they may be, what follows what, and what is taken back.
 
 A pipeline holds as much work as hides the round trip to the node (``config.pipeline_work_max``), measured by each function's
-mean duration; nothing is put behind a body that is long (``config.pipeline_long_body``). What a worker has not started can be
+mean duration; nothing is put behind a body that is long (``config.pipeline_long_body``). Tasks that a driver awaits together lie
+deeper while much is ready, and their workers may hold results for a while (``RunTask.patient``), which nobody misses: each packet
+costs the node a wake-up, and a core that bodies could have. What a worker has not started can be
 taken back at any moment by its tokens (P1): when its head blocks, or is late while another worker idles, or might on another
 node. A task may follow one whose return it needs on the same worker (P5).
 

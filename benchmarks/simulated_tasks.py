@@ -29,6 +29,9 @@ CPUS = 4
 #: Mean of the bodies' durations, in seconds, and the part of all CPUs that they need.
 MEAN = 0.1
 LOAD = 0.8
+#: Tasks of a run: with fewer a node, what counts is that nodes and workers meet their first task.
+TASKS_MIN = 20_000
+TASKS_A_NODE = 50
 #: One life may cost as much as this many raw SimPy events.
 EVENTS_A_LIFE = 40
 #: What the machine did that the budgets were set on.
@@ -62,12 +65,13 @@ def run(nodes: int, count: int) -> tuple[float, Experiment]:
     return count / (time.process_time() - started), made
 
 
-def measure(count: int = 20_000) -> list[Row]:
+def measure() -> list[Row]:
     """The rows of the table."""
     raw = per_second(raw_events)
     rows = [info("SimPy alone: events with a callback", f"{raw:,.0f} /s")]
     rates: dict[int, float] = {}
     for nodes in (10, 100, 1000):
+        count = max(TASKS_MIN, TASKS_A_NODE * nodes)
         gc.collect()
         rates[nodes], made = run(nodes, count)
         measures = made.measures

@@ -38,6 +38,10 @@ _PLACES = {Service.GLOBAL_SCHEDULER: FIRST_SERVICE, Service.DIRECTORY: FIRST_SER
 class ClusterHost(Host):
     """See the module. ``head``: the node that schedules for all; the rest is as for ``Host``."""
 
+    __slots__ = (
+        "_changes", "_dead", "_driver_here", "_had_tasks", "_incarnations", "_is_head", "_lost", "_members", "head",
+    )  # fmt: skip
+
     _LOOKED_AT = (msg.NodeLost, ServiceLost)
 
     def __init__(
@@ -79,7 +83,7 @@ class ClusterHost(Host):
             self._members = membership.members
             self._machines.append(membership)
 
-    def _dropped(self) -> Iterable[type]:
+    def _dropped(self) -> tuple[type, ...]:
         """See ``Host``: what services that begin anew hear, and those that are whole do not."""
         return (*RestartedScheduler.HEARS, *RestartedDirectory.HEARS) if self._is_head else ()
 
@@ -125,8 +129,7 @@ class ClusterHost(Host):
                 actions.append(ClosePeer(fact.node))
             if not self._is_head:
                 self._lost[fact.node] = None  # on the head membership does
-            for append in self._hearers[msg.NodeLost]:
-                append((sender, fact))
+            self._tell((sender, fact))
         elif (type(fact) is ServiceLost or type(fact) is ServiceStarted) and self._is_head:
             self._changes.append(fact)  # they die and begin between two rounds
         else:
@@ -152,8 +155,7 @@ class ClusterHost(Host):
         if (service in self._dead) == (type(fact) is ServiceLost):
             return
         if type(fact) is ServiceLost:
-            for append in self._hearers.get(ServiceLost, ()):
-                append((LOOP, fact))
+            self._tell((LOOP, fact))
             self._dead[service] = self._mute[_PLACES[service]] = None
             if service is Service.GLOBAL_SCHEDULER:
                 self._lose_scheduler()
@@ -172,8 +174,7 @@ class ClusterHost(Host):
             self.global_scheduler.holdings = self.directory
             self._exchange(service, self.directory)
         news = msg.ServiceRestarted(service, recovery.incarnation)
-        for append in self._hearers[msg.ServiceRestarted]:
-            append((self.here, news))
+        self._tell((self.here, news))
         actions += [Send(address(node, HOST), news) for node in self._members if node != self.node]
 
     def _exchange(self, service: Service, machine: Any) -> None:

@@ -26,7 +26,7 @@ from sundog.core import messages as msg
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import HOST, Address, NodeID, ObjectID, TaskID, address, is_put, node_of, return_ids
-from sundog.core.machine import Action, Event
+from sundog.core.machine import Action, Event, Handlers
 from sundog.core.messages import ReadyObject, Result
 from sundog.core.object_manager import ObjectManager
 from sundog.core.object_record import ObjectRecord, check_records
@@ -57,7 +57,9 @@ class ClusterObjectManager(ObjectManager):
         self.pulls = Pulls(config, node, self._said)
         self._announce = Announcements(node, head, self._said)
         self._located_for_scheduler: list[tuple[ObjectID, int]] = []
-        self._handlers |= {
+
+    def _table(self) -> Handlers:
+        return super()._table() | {
             msg.TaskLeaving: self._on_task_leaving,
             msg.TaskSettled: self._on_task_settled,
             msg.ObjectsReleased: self._on_objects_released,
@@ -74,7 +76,7 @@ class ClusterObjectManager(ObjectManager):
         self._now = now
         handlers = self._handlers
         for sender, fact in events:
-            handlers[type(fact)](sender, fact)
+            handlers[type(fact)](self, sender, fact)
         if self.pulls.under_way:
             self._pull_on(now)
         return self._speak()

@@ -20,7 +20,7 @@ from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, node_of
 from sundog.core.local_scheduler import LocalScheduler
-from sundog.core.machine import Action
+from sundog.core.machine import Action, Handlers
 from sundog.core.offers import Offers
 from sundog.core.recovery import Service
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
@@ -35,6 +35,10 @@ _ARGUMENTS = -1
 
 class ClusterScheduler(LocalScheduler):
     """See the module."""
+
+    __slots__ = (
+        "_asked_by", "_mean", "_offers", "_peers", "_report_at", "_reported_at", "foreign",
+    )  # fmt: skip
 
     HEARS = (*LocalScheduler.HEARS, msg.TaskSettled, msg.TaskWithdrawn, msg.ObjectsElsewhere, msg.NodeLost, msg.ServiceRestarted)
     #: What was spilled is on its way as far as this node can know.
@@ -56,7 +60,9 @@ class ClusterScheduler(LocalScheduler):
         self._due = self._report_at
         self._reported_at: Nanos = 0
         self._mean: Nanos = 0
-        self._handlers |= {
+
+    def _table(self) -> Handlers:
+        return super()._table() | {
             msg.TaskSettled: self._on_task_settled,
             msg.TaskWithdrawn: self._on_task_withdrawn,
             msg.ObjectsElsewhere: self._on_objects_elsewhere,

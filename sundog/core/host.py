@@ -13,7 +13,7 @@ routed in turn, until all are quiet.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -49,12 +49,25 @@ FOR_PEOPLE = (msg.OutputWritten, msg.FailureUnheard, msg.WarningRaised)
 FIRST_SERVICE = 2
 
 
+#: The types of facts, with the places of the machines that hear them.
+Routes: TypeAlias = dict[type, tuple[int, ...]]
+
+#: Hosts of the same machines share their routes: among a thousand hosts it is the memory that a step touches that counts.
+_ROUTES: dict[Any, tuple[Routes, Routes]] = {}
+
+
 class Host:
     """See the module. ``policy`` chooses nodes for tasks, on the head; None: the one that ``config.placement_policy`` names.
     ``rng`` serves policies that draw; without one they must not.
 
     In a cluster only the head's host has ``global_scheduler``, ``directory`` and ``lineage``.
     """
+
+    __slots__ = (
+        "_deadline", "_deciders", "_door", "_driver", "_due_at", "_first", "_hearers", "_inboxes", "_last_output", "_machines",
+        "_mute", "_now", "_policy", "_rng", "_services", "_touched", "_undecided", "config", "directory", "global_scheduler",
+        "here", "journal", "lineage", "local_scheduler", "node", "object_manager", "output",
+    )  # fmt: skip
 
     global_scheduler: GlobalScheduler
     directory: ObjectDirectory
@@ -88,7 +101,7 @@ class Host:
         self.output = OutputBudget(config)
         #: The latest output of each worker that is flooding, for the place where what was dropped of it is told.
         self._last_output: dict[ProcessID, OutputRead] = {}
-        #: What each machine is to hear. The lists stay the same, so that who hears a fact is a tuple of their appends.
+        #: What each machine is to hear.
         self._inboxes: list[list[Event]] = [[] for _ in self._machines]
         self._wire()
         #: When each machine wants to be stepped, as of its last step.
@@ -124,27 +137,33 @@ class Host:
             for index, machine in enumerate(self._machines)
             if index >= FIRST_SERVICE
         ]
-        self._routes: dict[type, tuple[int, ...]] = self._build_routes()
-        inboxes = self._inboxes
-        self._hearers = {
-            fact: tuple([inboxes[index].append for index in indices if index not in self._mute])
-            for fact, indices in self._routes.items()
-        }  # fmt: skip
-        for fact in self._dropped():
-            self._hearers.setdefault(fact, ())
-        #: The same for what comes from outside, without what the host looks at itself.
-        self._door = {fact: appends for fact, appends in self._hearers.items() if fact not in self._LOOKED_AT}
+        kinds = tuple([type(machine) for machine in self._machines])
+        key = (type(self), kinds, tuple(self._mute), self._dropped())
+        found = _ROUTES.get(key)
+        if found is None:
+            found = _ROUTES[key] = self._build_routes()
+        self._hearers, self._door = found
 
-    def _dropped(self) -> Iterable[type]:
+    def _dropped(self) -> tuple[type, ...]:
         """Return facts that nobody need hear."""
         return ()
 
-    def _build_routes(self) -> dict[type, tuple[int, ...]]:
-        routes: dict[type, list[int]] = {}
+    def _build_routes(self) -> tuple[Routes, Routes]:
+        """Return the places of the machines that hear a fact, by its type; and the same for what comes from outside, without what
+        the host looks at itself."""
+        routes: dict[type, list[int]] = {fact: [] for fact in self._dropped()}
         for index, machine in enumerate(self._machines):
             for fact in machine.HEARS:
-                routes.setdefault(fact, []).append(index)
-        return {fact: tuple(indices) for fact, indices in routes.items()}
+                places = routes.setdefault(fact, [])
+                if index not in self._mute:
+                    places.append(index)
+        hearers = {fact: tuple(places) for fact, places in routes.items()}
+        return hearers, {fact: places for fact, places in hearers.items() if fact not in self._LOOKED_AT}
+
+    def _tell(self, event: Event) -> None:
+        """Let all that hear it hear it."""
+        for place in self._hearers.get(type(event[1]), ()):
+            self._inboxes[place].append(event)
 
     def keep_journal(self) -> Journal:
         """From now on write who is born and who is gone into a journal, and return it (see ``journal``)."""
@@ -163,14 +182,14 @@ class Host:
         actions: list[Action] = []
         if self._first:
             events = self._begin(events, actions)
-        door = self._door
+        door, inboxes = self._door, self._inboxes
         for event in events:
-            appends = door.get(type(event[1]))
-            if appends is None:
+            places = door.get(type(event[1]))
+            if places is None:
                 self._route_own(now, event[0], event[1], actions)
             else:
-                for append in appends:
-                    append(event)
+                for place in places:
+                    inboxes[place].append(event)
         late = self._deadline is not None and now >= self._deadline and self._due(now, actions)
         self._talk(now, actions, late)
         self._deadline = self._earliest()
@@ -314,8 +333,8 @@ class Host:
                     heard = True
                     message = action.message
                     event = (here, message)
-                    for append in self._hearers[type(message)]:
-                        append(event)
+                    for place in self._hearers[type(message)]:
+                        self._inboxes[place].append(event)
                     continue
                 if type(action.message) is msg.SessionEnded:
                     actions.append(action)

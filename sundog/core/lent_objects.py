@@ -9,8 +9,8 @@ from __future__ import annotations
 from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.cluster_objects import ClusterObjectManager
-from sundog.core.config import Config
-from sundog.core.ids import Address, NodeID
+from sundog.core.ids import Address
+from sundog.core.machine import Handlers
 from sundog.core.messages import ReadyObject
 from sundog.core.pull import Arrived
 from sundog.core.task import REMOTE
@@ -24,9 +24,8 @@ class LendingObjectManager(ClusterObjectManager):
         ev.FetchFinished, ev.FetchFailed,
     )  # fmt: skip
 
-    def __init__(self, config: Config, node: NodeID, here: Address, driver: Address, head: Address) -> None:
-        super().__init__(config, node, here, driver, head)
-        self._handlers |= {
+    def _table(self) -> Handlers:
+        return super()._table() | {
             msg.FetchRequested: self._on_fetch_requested,
             msg.FetchAnswered: self._on_fetch_answered,
             msg.ExtentGranted: self._on_extent_granted,

@@ -13,8 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
@@ -25,7 +24,7 @@ from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
 from sundog.core.explanation import explain, wait_for_blocked
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
-from sundog.core.machine import Action, Event, Fact
+from sundog.core.machine import Action, Event, Fact, Handlers, handlers_of
 from sundog.core.messages import Result
 from sundog.core.pool_size import PoolSize
 from sundog.core.ready_queue import ReadyQueue
@@ -55,6 +54,10 @@ _NOTHING: tuple[Action, ...] = ()
 class LocalScheduler(TaskTable):
     """See the module. ``here`` is this host's address, ``head`` that of the host with the global scheduler."""
 
+    __slots__ = (
+        "_cancellations", "_driver", "_due", "_handlers", "_size", "_stall_at", "_start_refused", "blocking",
+    )  # fmt: skip
+
     HEARS: tuple[type[Fact], ...] = (
         msg.TaskSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished, msg.TaskSkipped,
         msg.ObjectsWanted, msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld,
@@ -77,7 +80,10 @@ class LocalScheduler(TaskTable):
         self._stall_at = NEVER
         #: When to decide again even if nothing happens.
         self._due = NEVER
-        self._handlers: dict[type, Callable[[Address, Any], None]] = {
+        self._handlers = handlers_of(self)
+
+    def _table(self) -> Handlers:
+        return {
             msg.TaskSubmitted: self._on_task_submitted,
             msg.TaskAssigned: self._on_task_assigned,
             msg.TaskInfeasible: self._on_task_infeasible,
@@ -110,7 +116,7 @@ class LocalScheduler(TaskTable):
         self._now = now
         handlers = self._handlers
         for sender, fact in events:
-            handlers[type(fact)](sender, fact)
+            handlers[type(fact)](self, sender, fact)
         return self._speak()
 
     def decide(self, now: Nanos) -> Sequence[Action]:

@@ -18,8 +18,8 @@ The answer to an effect names its attempt, and stale attempts are ignored, so no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -70,3 +70,22 @@ class Rng(Protocol):
 
     def randrange(self, stop: int, /) -> int:
         """Return an integer in ``range(stop)``."""
+
+
+#: What handles facts, by their type: methods of one machine.
+Handlers: TypeAlias = dict[type, Callable[[Address, Any], None]]
+
+#: Of each class of machines: see ``handlers_of``.
+_HANDLERS: dict[type, dict[type, Callable[..., None]]] = {}
+
+
+def handlers_of(machine: Any) -> dict[type, Callable[..., None]]:
+    """Return what handles facts, by their type: functions of the machine, the sender and the fact, after ``machine._table()``.
+
+    One table for all machines of a class: among a thousand nodes it is the memory that a step touches that counts.
+    """
+    kind = type(machine)
+    found = _HANDLERS.get(kind)
+    if found is None:
+        found = _HANDLERS[kind] = {fact: method.__func__ for fact, method in machine._table().items()}
+    return found

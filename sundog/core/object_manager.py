@@ -15,8 +15,7 @@ It does not move objects between nodes (``object_directory`` and the cluster's p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
@@ -26,7 +25,7 @@ from sundog.core.explanation import explain_full
 from sundog.core.extent_requests import ExtentRequests
 from sundog.core.ids import FIRST_RETURN, Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
 from sundog.core.journal import Journal
-from sundog.core.machine import Action, Event, Fact
+from sundog.core.machine import Action, Event, Fact, Handlers, handlers_of
 from sundog.core.messages import ReadyObject, Result
 from sundog.core.object_record import ObjectRecord, check_records, mark_heard, siblings, unheard_failures
 from sundog.core.references import References
@@ -77,7 +76,10 @@ class ObjectManager:
         self.unsettled = False
         #: Who was born and who is gone, for the control store; None when nobody asks.
         self.journal: Journal | None = None
-        self._handlers: dict[type, Callable[[Address, Any], None]] = {
+        self._handlers = handlers_of(self)
+
+    def _table(self) -> Handlers:
+        return {
             msg.TaskSubmitted: self._on_task_submitted,
             msg.TaskDeclared: self._on_task_declared,
             msg.TaskRetired: self._on_task_retired,
@@ -108,7 +110,7 @@ class ObjectManager:
         self._now = now
         handlers = self._handlers
         for sender, fact in events:
-            handlers[type(fact)](sender, fact)
+            handlers[type(fact)](self, sender, fact)
         return self._speak()
 
     def settle(self, now: Nanos) -> list[Action]:

@@ -12,6 +12,7 @@ from sundog.core import messages as msg
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ObjectID, TaskID
 from sundog.core.lent_objects import LendingObjectManager
+from sundog.core.machine import Handlers
 from sundog.core.recovery import Service
 from sundog.core.task import REMOTE
 
@@ -25,7 +26,9 @@ class RetellingObjectManager(LendingObjectManager):
         super().__init__(config, node, here, driver, head)
         #: Ends of tasks of other nodes that perhaps nobody has heard of.
         self.ended: dict[TaskID, tuple[msg.TaskDeclared, msg.TaskEnded]] = {}
-        self._handlers |= {
+
+    def _table(self) -> Handlers:
+        return super()._table() | {
             msg.ServiceRestarted: self._on_service_restarted,
             msg.TasksListed: self._on_tasks_listed,
             msg.EndsHeard: self._on_ends_heard,

@@ -36,6 +36,12 @@ UNKNOWN_FUNCTION = FunctionRecord("", Value(0))
 class TaskTable:
     """See the module. ``here`` is this host's address, ``head`` that of the host with the global scheduler."""
 
+    __slots__ = (
+        "_actions", "_bytes_max", "_config", "_functions", "_head", "_here", "_node", "_now", "_order", "_paused", "_queues",
+        "_retired", "_small_arguments", "_unfinished_max", "_waiting", "argument_bytes", "journal", "pipelines", "pool",
+        "resources", "tasks",
+    )  # fmt: skip
+
     def __init__(self, config: Config, node: NodeID, here: Address, head: Address, first: ProcessID) -> None:
         self._config = config
         self._unfinished_max, self._bytes_max = config.submitted_unfinished_max, config.submitted_bytes_max

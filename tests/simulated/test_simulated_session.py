@@ -249,10 +249,11 @@ def test_a_bug_in_the_loop_ends_the_session_and_says_so(simulate: Simulate) -> N
     simulate()
     port: Any = current.session.port  # type: ignore[union-attr]
 
-    def broken(now: int, events: Any) -> Any:
-        raise AssertionError("planted")
+    class Broken(type(port.node.host)):  # type: ignore[misc]
+        def step(self, now: int, events: Any) -> Any:
+            raise AssertionError("planted")
 
-    port.node.host.step = broken
+    port.node.host = Broken(port.node.config)
     with pytest.raises(AssertionError, match="planted"):
         sundog.get(double.remote(1))
     with pytest.raises(sundog.SessionClosedError, match=r"AssertionError.*planted"):

@@ -117,6 +117,12 @@ class Node(Process):
     ``make_worker`` returns a new worker of a node with a number; ``store`` holds the bytes of its objects.
     """
 
+    __slots__ = (
+        "_acting", "_clock", "_cluster", "_effects", "_fetches", "_make_worker", "_outboxes", "_over_at", "_room", "_starting",
+        "_to_send_again", "config", "cores", "durations", "host", "killed", "log", "number", "pauses", "plain", "profile",
+        "scope", "skew", "slowness", "spent", "store", "streams", "taken_back", "turns", "workers",
+    )  # fmt: skip
+
     def __init__(
         self,
         cluster: Cluster,

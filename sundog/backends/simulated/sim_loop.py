@@ -269,6 +269,10 @@ _TRACED_BY_STACK = sys.version_info < (3, 12)
 class Process:
     """A box round a machine. ``where`` is its address; subclasses have a ``turn``."""
 
+    __slots__ = (
+        "_timer", "_turn_due", "dead", "environment", "inbox", "loop", "where",
+    )  # fmt: skip
+
     def __init__(self, loop: Loop, where: Address) -> None:
         self.loop = loop
         self.environment = loop.environment

@@ -82,6 +82,10 @@ Ends.callbacks = [_end]
 class BareNode(Node):
     """See the module. Within a node messages take ``local_latency``, so one event each keeps them in order."""
 
+    __slots__ = (
+        "_ends", "_ends_at", "_network", "_processes", "_turns", "exported", "local_latency", "measures",
+    )  # fmt: skip
+
     host: Host
 
     def __init__(

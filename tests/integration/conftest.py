@@ -96,7 +96,7 @@ _SESSIONS = Sessions()
 
 @pytest.hookimpl(wrapper=True, trylast=True)  # inside the capture, whose descriptors the check knows
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Any:
-    """The shared session ends before tests that know nothing of it: some start their own, and a simulated one makes time virtual."""
+    """The shared session ends before tests that know nothing of it: some start their own, and simulated ones make time virtual."""
     yield
     if nextitem is None or _HERE not in nextitem.path.parents or "backend" not in getattr(nextitem, "fixturenames", ()):
         _SESSIONS.end()

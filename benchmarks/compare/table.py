@@ -30,6 +30,7 @@ _THREADS = "it copies with several threads at once, sundog with one and a helper
 #: (row, peer) -> why the peer is ahead there.
 REASONS = {
     ("start", "futures"): _FORKS,
+    ("start", "joblib"): "it starts two workers and nothing between them and the driver; where it is slower, they import more",
     ("import", "futures"): "a small module of the standard library",
     ("memory", "futures"): "two forks that share the driver's pages, and neither a node process nor an object store",
     **{(row, peer): _HOPS for row in ("round_trip", "round_trip_p99") for peer in ("futures", "joblib")},

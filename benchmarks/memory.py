@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import sundog
+from benchmarks import processes
 from benchmarks.measure import Row, at_most, info
 from benchmarks.processes import family, pss
 
@@ -34,7 +35,8 @@ def after(blocker: object) -> None:
 
 def weights() -> tuple[int, int]:
     """Return the bytes of this process, and of all of the session."""
-    return pss(os.getpid()), sum(pss(pid) for pid in family())
+    found = processes.weights()
+    return found["driver"], sum(found.values())
 
 
 def grown(work: Callable[[], object]) -> tuple[float, float]:

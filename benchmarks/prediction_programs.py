@@ -16,7 +16,6 @@ import sundog
 unit = 25e-9
 _KIB = 1024
 _arrays: dict[int, Any] = {}
-_WORDS = 8
 #: Rounds that last a millisecond are about this many.
 ROUNDS_PER_MILLISECOND = 40_000
 

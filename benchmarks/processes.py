@@ -34,6 +34,17 @@ def pss(pid: int) -> int:
     return 0
 
 
+def weights() -> dict[str, int]:
+    """Return the bytes that this process and its descendants weigh, by name."""
+    found: dict[str, int] = {}
+    for pid, name in family().items():
+        try:
+            found[name] = found.get(name, 0) + pss(pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
 def computed(pid: int) -> int:
     """Return the nanoseconds that all threads of ``pid`` have been on a core."""
     total = 0

@@ -11,8 +11,8 @@ from random import Random
 from simpy.core import Environment
 
 from benchmarks.measure import Row, info, quiet_gc
+from sundog.backends.simulated.calls import Call
 from sundog.backends.simulated.network.connections import Network
-from sundog.backends.simulated.network.flows import Call
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.ids import HOST, NodeID, address
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 
-from benchmarks.processes import computed_by_process, family, pss
+from benchmarks import processes
+from benchmarks.processes import computed_by_process
 
 
 class Point(msgspec.Struct):
@@ -61,16 +61,9 @@ def measured(point: Point) -> Iterator[None]:
 
 
 def weights() -> dict[str, int]:
-    """Return the proportional set size of the session by kind of process, in bytes."""
+    """Return the proportional set size of the session by kind of process, in bytes, without what only waits to be collected."""
     gc.collect()
-    found: dict[str, int] = {}
-    for pid, kind in family().items():
-        kind = "driver" if pid == os.getpid() else kind
-        try:
-            found[kind] = found.get(kind, 0) + pss(pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
+    return processes.weights()
 
 
 def grown(before: dict[str, int]) -> dict[str, int]:

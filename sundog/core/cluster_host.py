@@ -15,9 +15,10 @@ from sundog.core import placement
 from sundog.core.actions import ClosePeer, Send, StopHost
 from sundog.core.cluster_tasks import ClusterScheduler
 from sundog.core.config import Config
+from sundog.core.deadlines import NEVER
 from sundog.core.events import ServiceLost, ServiceStarted
 from sundog.core.global_scheduler import GlobalScheduler
-from sundog.core.host import FIRST_SERVICE, FIRST_WORKER, FOR_PEOPLE, NEVER, ONLY_NODE, Host
+from sundog.core.host import FIRST_SERVICE, FIRST_WORKER, FOR_PEOPLE, ONLY_NODE, Host
 from sundog.core.ids import HOST, LOOP, Address, NodeID, address, node_of
 from sundog.core.local_scheduler import LocalScheduler
 from sundog.core.machine import Action, Event, Fact, Rng
@@ -39,7 +40,7 @@ class ClusterHost(Host):
     """See the module. ``head``: the node that schedules for all; the rest is as for ``Host``."""
 
     __slots__ = (
-        "_changes", "_dead", "_driver_here", "_had_tasks", "_incarnations", "_is_head", "_lost", "_members", "head",
+        "_changes", "_driver_here", "_had_tasks", "_incarnations", "_is_head", "_lost", "_members", "head",
     )  # fmt: skip
 
     _LOOKED_AT = (msg.NodeLost, ServiceLost)
@@ -60,9 +61,8 @@ class ClusterHost(Host):
         self._members: Mapping[NodeID, msg.NodeJoined] = {}
         #: Whether a driver has spoken here; else what is meant for people goes to the head.
         self._driver_here = self._is_head
-        #: On the head: services that are dead now, how often each has died, what happened to them in this step, and who was there
+        #: On the head: how often each service has died, what happened to them in this step, and who was there
         #: when a global scheduler was last whole.
-        self._dead: dict[Service, None] = {}
         self._incarnations = dict.fromkeys(Service, 0)
         self._changes: list[ServiceLost | ServiceStarted] = []
         self._had_tasks: tuple[NodeID, ...] = ()
@@ -152,24 +152,25 @@ class ClusterHost(Host):
 
     def _change_service(self, fact: ServiceLost | ServiceStarted, actions: list[Action]) -> None:
         service = Service(fact.service)
-        if (service in self._dead) == (type(fact) is ServiceLost):
+        place = _PLACES[service]
+        if (place in self._mute) == (type(fact) is ServiceLost):
             return
         if type(fact) is ServiceLost:
             self._tell((LOOP, fact))
-            self._dead[service] = self._mute[_PLACES[service]] = None
+            self._mute[place] = None
             if service is Service.GLOBAL_SCHEDULER:
                 self._lose_scheduler()
             else:
                 self.directory = self.global_scheduler.holdings = ObjectDirectory(self.config, self.here)
                 self._exchange(service, self.directory)
             return
-        del self._dead[service], self._mute[_PLACES[service]]
+        del self._mute[place]
         self._incarnations[service] += 1
         recovery = Recovery(self.config, self._incarnations[service], self._members)
         if service is Service.GLOBAL_SCHEDULER:
             self._restart_scheduler(recovery)
         else:
-            whole = not (self.global_scheduler.recovering or Service.GLOBAL_SCHEDULER in self._dead)
+            whole = not (self.global_scheduler.recovering or _PLACES[Service.GLOBAL_SCHEDULER] in self._mute)
             self.directory = RestartedDirectory(self.config, self.here, recovery, scheduler_whole=whole)
             self.global_scheduler.holdings = self.directory
             self._exchange(service, self.directory)

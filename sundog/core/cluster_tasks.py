@@ -175,12 +175,8 @@ class ClusterScheduler(LocalScheduler):
         record = TaskRecord(
             spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
         )
-        self.tasks[spec.task_id] = record
-        if spec.arguments.size > self._small_arguments:
-            self.argument_bytes += self._counted(spec)
+        self._enter(record)
         self.foreign[spec.task_id] = fact
-        if self.journal is not None:
-            self.journal.tasks_born.append(spec.task_id)
         if function is None:
             self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this session")
         elif missing:

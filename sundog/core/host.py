@@ -21,6 +21,7 @@ from sundog.core import messages as msg
 from sundog.core import placement, tables
 from sundog.core.actions import Send, StopHost
 from sundog.core.config import Config
+from sundog.core.deadlines import NEVER
 from sundog.core.errors import InvariantViolation
 from sundog.core.events import OutputRead, ServiceLost, ServiceStarted
 from sundog.core.global_scheduler import GlobalScheduler
@@ -39,8 +40,6 @@ from sundog.core.units import Nanos
 
 #: Rounds of internal messages in one step; the longest legal chain is far shorter.
 _ROUNDS_MAX = 1_000
-#: Later than anything: of a machine that has no deadline.
-NEVER: Nanos = 1 << 63
 ONLY_NODE = NodeID(0)
 FIRST_WORKER = ProcessID(DRIVER + 1)
 #: What goes to whoever reads, by way of the driver.

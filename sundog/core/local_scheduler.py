@@ -272,8 +272,8 @@ class LocalScheduler(TaskTable):
             self._again(record)
         else:
             self._retire(record, fact.results, sender)
-        if not worker.pipeline and worker.state is _LEASED and not worker.forgetting and not worker.reclaiming:
-            self._release(worker)
+        if not worker.pipeline:
+            self._settle(worker)
 
     def _charge(self, record: TaskRecord) -> None:
         record.starts += 1
@@ -291,9 +291,6 @@ class LocalScheduler(TaskTable):
         """If the worker's pipeline is empty, what it holds is free."""
         if worker.pipeline or worker.state is not _LEASED or worker.forgetting or worker.reclaiming:
             return
-        self._release(worker)
-
-    def _release(self, worker: WorkerRecord) -> None:
         self.pool.release(worker, self._now)
         if worker.retiring:
             self.pool.stop(worker)

@@ -76,11 +76,7 @@ class TaskTable:
             missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
         function = self._functions.get(spec.function_id)
         record = TaskRecord(spec, submitter, order, function or UNKNOWN_FUNCTION, values, missing)
-        self.tasks[spec.task_id] = record
-        if spec.arguments.size > self._small_arguments:
-            self.argument_bytes += self._counted(spec)
-        if self.journal is not None:
-            self.journal.tasks_born.append(spec.task_id)
+        self._enter(record)
         if function is None:
             self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this node")
         elif missing:
@@ -88,6 +84,15 @@ class TaskTable:
         else:
             self._to_ready(record)
         return record
+
+    def _enter(self, record: TaskRecord) -> None:
+        """One more task is unfinished."""
+        spec = record.spec
+        self.tasks[spec.task_id] = record
+        if spec.arguments.size > self._small_arguments:
+            self.argument_bytes += self._counted(spec)
+        if self.journal is not None:
+            self.journal.tasks_born.append(spec.task_id)
 
     def _await(self, record: TaskRecord) -> None:
         """Wait for what is missing; the task may follow where a worker is about to return it (P5)."""

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
+from sundog.backends.simulated.calls import Call
 from sundog.backends.simulated.network import flows as module
-from sundog.backends.simulated.network.flows import UNITS, UNITS_PER_BYTE, Call, Flow, Flows, Link, fair_levels
+from sundog.backends.simulated.network.flows import UNITS, UNITS_PER_BYTE, Flow, Flows, Link, fair_levels
 from sundog.core.errors import InvariantViolation
 from sundog.core.units import SECOND
 

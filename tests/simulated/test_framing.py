@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
-from sundog.backends.simulated.network.flows import Call
+from sundog.backends.simulated.calls import Call
 from sundog.backends.simulated.network.framing import FramedNetwork, FrameFaults
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.config import Config

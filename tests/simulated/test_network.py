@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simpy.core import Environment
 
+from sundog.backends.simulated.calls import Call
 from sundog.backends.simulated.costs.profile import FREE
 from sundog.backends.simulated.network import connections as module
 from sundog.backends.simulated.network.connections import Network
-from sundog.backends.simulated.network.flows import Call
 from sundog.backends.simulated.network.framing import FramedNetwork
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.errors import InvariantViolation

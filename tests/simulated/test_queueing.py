@@ -12,8 +12,8 @@ import pytest
 from simpy.core import Environment
 from simpy.events import Event
 
+from sundog.backends.simulated.calls import Call
 from sundog.backends.simulated.network.connections import Network
-from sundog.backends.simulated.network.flows import Call
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.ids import NodeID, ProcessID, address
 from sundog.core.units import SECOND

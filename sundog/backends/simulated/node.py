@@ -120,7 +120,7 @@ class Node(Process):
     __slots__ = (
         "_acting", "_clock", "_cluster", "_effects", "_fetches", "_make_worker", "_outboxes", "_over_at", "_room", "_starting",
         "_to_send_again", "config", "cores", "durations", "host", "killed", "log", "number", "pauses", "plain", "profile",
-        "scope", "skew", "slowness", "spent", "store", "streams", "taken_back", "turns", "workers",
+        "scope", "skew", "slowness", "spent", "store", "streams", "taken_back", "workers",
     )  # fmt: skip
 
     def __init__(
@@ -157,8 +157,6 @@ class Node(Process):
         self.cores = None if self.profile is None else Cores(cluster.loop, self.profile.cores, self.profile.crowded_permille)
         #: How long it has computed so far, in all.
         self.spent: Nanos = 0
-        #: How many turns have taken time.
-        self.turns = 0
         #: When its last turn ended: one that begins later finds it asleep.
         self._over_at: Nanos = -1
         #: Tasks that came back from workers' pipelines, in all, and those that were not sent to another worker since.
@@ -227,7 +225,6 @@ class Node(Process):
     def _act_after(self, span: Nanos, actions: Sequence[Action]) -> None:
         """Do what a turn said once it has taken its time."""
         self.spent += span
-        self.turns += 1
         self._acting = actions
         if self.cores is not None:
             self.cores.compute(span, self._act_late)
@@ -253,7 +250,7 @@ class Node(Process):
             span = profile.node_time(len(events), count, dependencies, again, blocks)
             span += profile.message_time(_carried(events, actions))
             if self.loop.now > self._over_at:
-                span += self.profile.node_wake
+                span += profile.node_wake
         if self.slowness != 1000:
             span = self.slowed(span) + max(0, self.slowness - 1000) * self.loop.costs.hop // 1000
         return span

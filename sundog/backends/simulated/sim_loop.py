@@ -24,8 +24,9 @@ from typing import Any, Protocol
 import msgspec
 from greenlet import GreenletExit, getcurrent, greenlet
 from simpy.core import EmptySchedule, Environment
-from simpy.events import NORMAL, Event
+from simpy.events import Event
 
+from sundog.backends.simulated.calls import call_in
 from sundog.backends.simulated.programs import strand as strands
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID
@@ -103,24 +104,6 @@ class InstantNetwork(ConstantNetwork):
         super().__init__(environment, 0)
 
 
-class Call(Event):
-    """An event that calls one function: a SimPy Timeout without what that checks and formats."""
-
-    __slots__ = ("callbacks", "env")
-
-    _ok = True
-    _value = None
-
-    def __init__(self, environment: Environment, callback: Callable[[Event], None]) -> None:
-        self.env = environment
-        self.callbacks = [callback]
-
-
-def call_in(environment: Environment, span: Nanos, callback: Callable[[Event], None]) -> None:
-    """Call ``callback(event)`` after ``span``."""
-    environment.schedule(Call(environment, callback), NORMAL, span)
-
-
 class VirtualClock(Environment):
     """A SimPy environment whose time can be moved on where nothing happens in between."""
 
@@ -178,7 +161,7 @@ class Loop:
     def call_at(self, when: Nanos, callback: Callable[[Event], None]) -> None:
         """Call ``callback(event)`` at ``when``, not before now."""
         environment = self.environment
-        environment.schedule(Call(environment, callback), NORMAL, when - environment._now)
+        call_in(environment, when - environment._now, callback)  # type: ignore[arg-type]  # only whole numbers are ever scheduled
 
     def next_event(self) -> Nanos | float:
         """Return when something happens next; infinity if nothing does."""

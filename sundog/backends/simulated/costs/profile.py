@@ -108,16 +108,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def charges_nothing(self) -> bool:
         """Tell whether nothing takes time but bodies, and nobody shares cores; the network and ``worker_start`` do not matter."""
-        costs = (
-            self.node_turn, self.node_wake, self.node_message, self.node_decision, self.node_reclaim, self.node_dependency,
-            self.node_block, self.submit, self.submit_dependency, self.receive, self.worker_task, self.worker_dependency,
-            self.worker_reclaim, self.worker_block, self.driver_turn, self.driver_wake, self.worker_wake, self.cores,
-        )  # fmt: skip
-        rates = (
-            self.serialize_bytes_per_second, self.copy_bytes_per_second, self.unmapped_copy_bytes_per_second,
-            self.fresh_copy_bytes_per_second, self.message_bytes_per_second,
-        )  # fmt: skip
-        return not any(costs) and min(rates) >= _AT_ONCE
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int) and name not in _NO_COSTS:
+                free = value >= _AT_ONCE if name.endswith("_per_second") else value == 0
+                if not free:
+                    return False
+        return True
 
     def node_time(self, messages: int, decisions: int, dependencies: int = 0, reclaimed: int = 0, blocks: int = 0) -> Nanos:
         """Return how long a node's turn takes that hears ``messages``, of which ``blocks`` say that a task waits, and makes
@@ -154,6 +151,8 @@ def _time(size: int, rate: int) -> Nanos:
     return (size * SECOND + rate // 2) // rate
 
 
+#: Fields of a profile that are numbers and no costs of work.
+_NO_COSTS = ("format", "worker_start", "crowded_permille")
 #: Fast enough that a gigabyte takes no whole nanosecond.
 _AT_ONCE = 1 << 62
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from heapq import heappush
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,10 @@ from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.network.connections import Network
 from sundog.backends.simulated.node import Node, NodeWorker, Store
 from sundog.backends.simulated.sim_loop import wire_size
-from sundog.core.actions import Dispatch, Send, StartFetch
+from sundog.core.actions import Dispatch, StartFetch
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ProcessID, address
-from sundog.core.machine import Action, Fact
-from sundog.core.messages import RunTasks
+from sundog.core.machine import Fact
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -115,19 +114,6 @@ class BareNode(Node):
         #: Functions that the host was told of.
         self.exported: dict[str, None] = {}
 
-    def receive(self, sender: Address, messages: list[Fact]) -> None:
-        """See ``Process``."""
-        if self.dead:
-            return
-        if len(messages) == 1:
-            self.inbox.append((sender, messages[0]))
-        else:
-            for message in messages:
-                self.inbox.append((sender, message))
-        if not self._turn_due and self._acting is None and not self.pauses:
-            self._turn_due = True
-            self._turns.append(self)
-
     def turn_soon(self) -> None:
         """See ``Process``. It takes no event: whoever works off the queue looks for turns before time moves on."""
         if not self._turn_due and self._acting is None and not self.pauses:
@@ -155,24 +141,6 @@ class BareNode(Node):
         """See ``Process``."""
         if not self.dead:
             super().rearm()
-
-    def _act(self, actions: Sequence[Action]) -> None:
-        """See ``Node``; nearly always it is one action."""
-        if len(actions) == 1:
-            action = actions[0]
-            if type(action) is Send or type(action) is Dispatch:
-                if type(action) is Send:
-                    self.send(self.where, action.to, [action.message])
-                elif type(action) is Dispatch:
-                    worker = self.workers.get(action.worker)
-                    if worker is not None:
-                        worker.tokens += len(action.tasks)
-                        self.measures.decisions += len(action.tasks)
-                        self.send(self.where, worker.where, [RunTasks(action.tasks, action.forget_through)])
-                if self.inbox:  # it came while the turn took its time
-                    self.turn_soon()
-                return
-        super()._act(actions)
 
     def _on_timer(self, event: Event) -> None:
         """See ``Process``. Its turn comes with those of all others at this instant."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sundog.backends.simulated.claim import claim
 from sundog.backends.simulated.costs.written_pages import WrittenPages
 from sundog.backends.simulated.workloads.workload import PUT, Compute, Submit, WorkTask
 from sundog.core import actions as act
@@ -154,19 +155,11 @@ class BareWorker:
         """Run what lies in the pipeline, until something takes time. ``wake``: what it costs that the worker slept."""
         executor = self.executor
         while self.run is None and not self.dead:
-            run = executor.next()
-            if run is None:
+            claimed = claim(self, executor, self._say)
+            if claimed is None:
                 break
-            if not self.tokens:
-                continue  # reclaimed
-            self.tokens -= 1
-            values = executor.values(run) if run.values else run.values
-            if values is None:
-                self.started = self.finished = run.sequence
-                self._say(executor.skip(run))
-            else:
-                self._begin(run, values, wake)
-                wake = 0
+            self._begin(*claimed, wake)
+            wake = 0
         if self._facts or self._outbox:
             self._flush()
         if self._stopping and self.run is None and not self.dead and not executor.queue:

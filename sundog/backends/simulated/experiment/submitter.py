@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
-from simpy.events import NORMAL
 from simpy.events import Event as SimEvent
 
 from sundog.backends.simulated.costs.written_pages import WrittenPages
 from sundog.backends.simulated.faults.occurrences import Occurrence
-from sundog.backends.simulated.sim_loop import Call
 from sundog.backends.simulated.workloads.workload import PUT, WorkTask
 from sundog.core import actions as act
 from sundog.core import messages as msg
@@ -88,10 +85,7 @@ class Submitter:
     def _turn_at(self, when: Nanos | None) -> None:
         if when is not None and not self._due:
             self._due = True
-            environment = self._environment
-            now: Nanos = environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
-            call = Call(environment, self._turn)
-            heappush(environment._queue, (max(when, now), NORMAL, next(environment._eid), call))  # as schedule() does, with no call
+            self.loop.call_at(max(when, self.loop.now), self._turn)
 
     def _turn(self, _: SimEvent) -> None:
         self._due = False

@@ -20,14 +20,12 @@ from typing import Any, Protocol
 import msgspec
 from simpy.core import Environment
 
+from sundog.backends.simulated.calls import call_in
 from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.network.connections import Network
-from sundog.backends.simulated.network.flows import Call
 from sundog.backends.simulated.network.framing import FramedNetwork, FrameFaults
 from sundog.core.ids import NodeID
 from sundog.core.units import Nanos
-
-_NORMAL = 1
 
 
 class Service(StrEnum):
@@ -297,7 +295,7 @@ class FaultRunner:
         if self._call_at is not None:
             self._call_at(int(self._environment.now) + max(0, span), call)
             return
-        self._environment.schedule(Call(self._environment, lambda _: call()), _NORMAL, max(0, span))  # type: ignore[arg-type]
+        call_in(self._environment, max(0, span), lambda _: call())
 
     def _note(self, text: str) -> None:
         self.log.append((int(self._environment.now), text))

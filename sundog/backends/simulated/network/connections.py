@@ -31,14 +31,14 @@ import msgspec
 from simpy.core import Environment
 from simpy.events import Event
 
-from sundog.backends.simulated.network.flows import UNITS_PER_BYTE, Call, Flow, Flows, Link
+from sundog.backends.simulated.calls import call_in
+from sundog.backends.simulated.network.flows import UNITS_PER_BYTE, Flow, Flows, Link
 from sundog.backends.simulated.network.model import NetworkModel
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID, node_of
 from sundog.core.units import SECOND, Nanos
 
 Deliver = Callable[[], None]
-_NORMAL = 1
 #: So many bytes a second that a small message takes no time.
 ENDLESS = 1 << 40
 #: Connections before idle ones are looked for.
@@ -133,8 +133,7 @@ class Connection:
             self.flying = deque(((arrival, size, deliver),))
         else:
             flying.append((arrival, size, deliver))
-        environment = self.network.environment
-        environment.schedule(Call(environment, self.arrive), _NORMAL, arrival - now)  # type: ignore[arg-type]
+        call_in(self.network.environment, arrival - now, self.arrive)
 
     def arrive(self, _: Event | None = None) -> None:
         """Deliver everything that has arrived by now."""
@@ -454,8 +453,7 @@ class Network:
 
     def later(self, span: Nanos, call: Deliver) -> None:
         """Call ``call()`` after ``span``."""
-        environment = self.environment
-        environment.schedule(Call(environment, lambda _: call()), _NORMAL, span)  # type: ignore[arg-type]
+        call_in(self.environment, span, lambda _: call())
 
     # -- accounts ------------------------------
 

@@ -22,8 +22,9 @@ from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 
 from simpy.core import Environment
-from simpy.events import Event
+from simpy.events import Event, EventPriority
 
+from sundog.backends.simulated.calls import call_in
 from sundog.core.errors import InvariantViolation
 from sundog.core.units import SECOND, Nanos
 
@@ -33,7 +34,7 @@ UNITS_PER_BYTE = UNITS * SECOND
 #: The level of a link that holds no flow back.
 UNLIMITED = 1 << 100
 #: Changes of one instant are settled together, after everything else that happens then.
-_AFTER_THE_REST = 2
+_AFTER_THE_REST = EventPriority(2)
 #: A link whose level was computed this often in one repair is in a cycle of neighbours that correct each other: the rest of
 #: the repair is done from nothing, for its component.
 _EVALUATIONS_MAX = 24
@@ -174,11 +175,7 @@ class Flows:
         self._marked[down] = None
         if not self._settling:
             self._settling = True
-            self._call(0, self._settle, _AFTER_THE_REST)
-
-    def _call(self, delay: Nanos, callback: Callable[[Event], None], priority: int) -> None:
-        event = Call(self._environment, callback)
-        self._environment.schedule(event, priority, delay)  # type: ignore[arg-type]
+            call_in(self._environment, 0, self._settle, _AFTER_THE_REST)
 
     def _settle(self, _: Event) -> None:
         self._settling = False
@@ -274,7 +271,7 @@ class Flows:
             heappop(plans)
         if plans and (self._armed is None or plans[0][0] < self._armed):
             self._armed = plans[0][0]
-            self._call(self._armed - now, self._wake, 1)
+            call_in(self._environment, self._armed - now, self._wake)
 
     def _wake(self, _: Event) -> None:
         now: Nanos = self._environment.now  # type: ignore[assignment] # only whole numbers are ever scheduled
@@ -312,19 +309,6 @@ class Flows:
         flow.home = None
         flow.units = left
         self._mark(up, down)
-
-
-class Call(Event):
-    """An event that has already succeeded and calls one function: SimPy's Timeout without what it checks and formats."""
-
-    __slots__ = ("callbacks", "env")
-
-    _ok = True
-    _value = None
-
-    def __init__(self, environment: Environment, callback: Callable[[Event], None]) -> None:
-        self.env = environment
-        self.callbacks = [callback]
 
 
 # --- the fair sharing itself ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from greenlet import getcurrent
 from simpy.events import Event
 
 from sundog.backends.session import Session
+from sundog.backends.simulated.claim import claim
 from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.programs.client_process import ClientProcess
 from sundog.backends.simulated.programs.strand import Strand, WorkerKilled
@@ -114,22 +115,15 @@ class Worker(ClientProcess):
         if charges is not None and executor.queue and self.run is None and event is not None:
             charges.wake()
         while self.run is None and not self.dead:
-            run = executor.next()
-            if run is None:
+            claimed = claim(self, executor, self.facts.append)
+            if claimed is None:
                 break
-            if not self.tokens:
-                continue  # reclaimed
-            self.tokens -= 1
-            values = executor.values(run)
-            if values is None:
-                self.started = self.finished = run.sequence
-                self.facts.append(executor.skip(run))
-            else:
-                if charges is not None and self.facts and charges.tells_before(run.spec.function_id):
-                    self._work_due = True  # what that turn brings is run here
-                    self.turn()
-                    self._work_due = False
-                self._execute(run, values)
+            run, values = claimed
+            if charges is not None and self.facts and charges.tells_before(run.spec.function_id):
+                self._work_due = True  # what that turn brings is run here
+                self.turn()
+                self._work_due = False
+            self._execute(run, values)
         self.flush()
         if self._stopping and self.run is None and not self.dead and not executor.queue and not self.facts:
             self.node.worker_left(self, 0)

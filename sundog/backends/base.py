@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from sundog.backends.grants import Answer, Grants
 from sundog.core.config import Config
 from sundog.core.ids import IdSequence, TaskID
 from sundog.core.known_objects import KnownObjects
-from sundog.core.machine import Action, Fact
+from sundog.core.machine import Fact
 
 
 class Arena(Protocol):
@@ -30,11 +31,8 @@ class Arena(Protocol):
         Reserves its pages first unless ``warm``. Raises OSError (ENOSPC, ENOMEM) if the machine has no memory left for them.
         """
 
-    def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
-        """Return a read-only view; ``on_death`` is called once, when it and everything sliced from it are gone.
-
-        ``on_death`` runs wherever the last view happens to die: it may only do what is atomic (append to a deque).
-        """
+    def read(self, offset: int, size: int, grant: object) -> memoryview:
+        """Return a read-only view that holds ``grant``, as does everything made of it: it dies with the last of these."""
 
 
 class Port(Protocol):
@@ -50,6 +48,8 @@ class Port(Protocol):
     #: ObjectIDs found while reading values are born with a fact.
     facts: deque[bytes | Fact]
     arena: Arena
+    #: Makes the grants that this process holds.
+    grants: Grants
     #: What the client machine knows. Any thread may look: with a reference to the ID, or what it finds may be gone the next moment.
     known: KnownObjects
 
@@ -65,14 +65,15 @@ class Port(Protocol):
     def next_request(self) -> int:
         """Return a number for a request, never given before in this process."""
 
-    def ask(self, fact: Fact) -> Action:
+    def ask(self, fact: Fact) -> Answer:
         """Append ``fact`` (GetRequested, WaitRequested or Asked), kick, and block until the client machine answers it.
 
-        Returns the ResolveGet, ResolveWait, ResolveQuestion or RejectRequest. Raises SessionClosedError if the session
-        ends meanwhile. When interrupted (KeyboardInterrupt) appends RequestAbandoned and lets the exception pass.
+        Returns the ResolveGet (Granted, if values of it lie in the arena), ResolveWait, ResolveQuestion or RejectRequest. Raises
+        SessionClosedError if the session ends meanwhile.
+        When interrupted (KeyboardInterrupt) appends RequestAbandoned and lets the exception pass.
         """
 
-    def begin(self, fact: Fact, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Fact, done: Callable[[Answer], None]) -> None:
         """Like :meth:`ask`, without blocking: ``done(answer)`` is called on the loop's thread. For futures and ``await``."""
 
     def lane(self) -> IdSequence:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from sundog.backends.grants import Answer
 from sundog.backends.object_ref import ObjectID
 from sundog.core import ids
 from sundog.core.events import GetRequested
-from sundog.core.machine import Action
 
 if TYPE_CHECKING:
     from sundog.backends.session import Session
@@ -21,9 +22,8 @@ def future(session: Session, object_id: ObjectID[Any]) -> Future[Any]:
     request = session.port.next_request()
     raw = object_id[:]
 
-    def done(answer: Action, kept: ObjectID[Any] = object_id) -> None:
+    def done(answer: Answer, kept: ObjectID[Any] = object_id) -> None:
         if not made.set_running_or_notify_cancel():
-            session.discard(raw, answer)
             return
         try:
             result = session.result(raw, answer)
@@ -44,9 +44,8 @@ def async_future(session: Session, object_id: ObjectID[Any]) -> asyncio.Future[A
     request = session.port.next_request()
     raw = object_id[:]
 
-    def settle(answer: Action) -> None:
+    def settle(answer: Answer) -> None:
         if made.done():
-            session.discard(raw, answer)
             return
         try:
             result = session.result(raw, answer)
@@ -57,11 +56,9 @@ def async_future(session: Session, object_id: ObjectID[Any]) -> asyncio.Future[A
         else:
             made.set_result(result)
 
-    def done(answer: Action, kept: ObjectID[Any] = object_id) -> None:
-        try:
+    def done(answer: Answer, kept: ObjectID[Any] = object_id) -> None:
+        with suppress(RuntimeError):  # the event loop was closed meanwhile
             loop.call_soon_threadsafe(settle, answer)
-        except RuntimeError:  # the event loop was closed meanwhile
-            session.discard(raw, answer)
 
     made.add_done_callback(lambda made: session.abandon(request) if made.cancelled() else None)
     session.port.begin(GetRequested(request, (ids.ObjectID(raw),)), done)

@@ -4,23 +4,18 @@ It is a ``bytes``, so that hashing and comparing run in C. Its class is made ane
 session's deque inside: an instance needs no attribute to know where its death is to be told, and one that outlives its session
 tells nobody who lives.
 
-Death is told without a line of Python: in a ``__del__`` written in Python, Ctrl-C would strike at its first instruction, be
-swallowed there, and the reference would be held for ever. ``operator.attrgetter`` walks three properties that C calls:
-copy the bytes, wrap them, put them into the deque.
+Death is told without a line of Python (see ``told_death``).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from functools import lru_cache, partial
-from itertools import starmap
-from operator import attrgetter
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, SupportsIndex, TypeVar
 
 from sundog.backends import current
 from sundog.backends.exceptions import NotInitializedError
+from sundog.backends.told_death import told_death
 from sundog.core.events import ReferenceDropped
 from sundog.core.ids import OBJECT_ID_BYTES
 from sundog.core.machine import Fact
@@ -104,9 +99,6 @@ def reference(raw: bytes) -> ObjectID[Any]:
     return session.reference(raw)
 
 
-_ONE_ID = Struct(f"{OBJECT_ID_BYTES}s")
-
-
 def bind(session: Session, facts: deque[bytes | Fact]) -> type[ObjectID[Any]]:
     """Return the class of ``session``'s references: their deaths go into ``facts``.
 
@@ -114,27 +106,8 @@ def bind(session: Session, facts: deque[bytes | Fact]) -> type[ObjectID[Any]]:
     before, with nothing between the two at which Python looks for signals (no call, no loop).
     """
 
-    class Dropped(starmap):  # type: ignore[type-arg]  # generic for type checkers only
-        __slots__ = ()
-        told = property(facts.extend)
-
-    class Copy(bytes):
-        __slots__ = ()
-        __iter__ = lru_cache(maxsize=0)(_ONE_ID.iter_unpack)  # type: ignore[assignment]  # binds like a method, in C
-        dropped = property(partial(Dropped, ReferenceDropped))
-
-    return type(
-        "ObjectID",
-        (ObjectID,),
-        {
-            "__slots__": (),
-            "__module__": "sundog",
-            "__new__": _not_by_hand,
-            "session": session,
-            "_copy": property(Copy),
-            "__del__": lru_cache(maxsize=0)(attrgetter("_copy.dropped.told")),
-        },
-    )
+    told = told_death(facts, ReferenceDropped)
+    return type("ObjectID", (ObjectID,), told | {"__module__": "sundog", "__new__": _not_by_hand, "session": session})
 
 
 def _not_by_hand(cls: type, raw: bytes) -> NoReturn:

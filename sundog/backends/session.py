@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -32,13 +31,13 @@ from sundog.backends.exceptions import (
     task_error,
 )
 from sundog.backends.functions import CallOptions, Definition, Functions
+from sundog.backends.grants import Answer, Grant, Granted
 from sundog.backends.object_ref import ObjectID, bind, split
 from sundog.backends.pickling import ATOMS, PROTOCOL
 from sundog.backends.serialization import ARRAY, BUFFERS, ERROR, PICKLE, Packed, dumps, inline, loads, pack, read_report, unpack
 from sundog.core import ids
 from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion, ResolveWait
-from sundog.core.events import Asked, GetRequested, PinDropped, RequestAbandoned, WaitRequested
-from sundog.core.machine import Action
+from sundog.core.events import Asked, GetRequested, RequestAbandoned, WaitRequested
 from sundog.core.messages import (
     CancelAnswered,
     CancelRequested,
@@ -287,14 +286,14 @@ class Session:
                 return self._unpack(raw, *kept)
             deadline = None if timeout is None else self._deadline(timeout)
             answer = port.ask(GetRequested(port.next_request(), (raw,), deadline, port.current_task()))
-            if type(answer) is not ResolveGet:
+            if type(answer) is ResolveGet:
+                value = answer.values[0]
+                if value.error:
+                    raise self.error(raw, value)
+            elif type(answer) is Granted:
+                return self.read_many((raw,), answer.values, answer.grants)[0]
+            else:
                 raise _rejection(answer)
-            value = answer.values[0]
-            if value.error:
-                raise self.error(raw, value)
-            if value.offset >= 0:
-                self._keep(raw, value, view := self.data(raw, value))
-                return self._unpack(raw, value, view)
         else:
             port.answered_here()
         return self._unpack(raw, value, value.data)
@@ -310,7 +309,8 @@ class Session:
             return self.read_many(raws, known)  # type: ignore[arg-type]  # just checked
         if len(known) <= _KEPT_MAX and all(value is not None or raw in self._kept for raw, value in zip(raws, known, strict=True)):
             return [self.get_one(object_id) for object_id in object_ids]
-        return self.read_many(raws, self._delivered(raws, timeout))
+        answer = self._delivered(raws, timeout)
+        return self.read_many(raws, answer.values, answer.grants if type(answer) is Granted else None)
 
     def wait(
         self, object_ids: Sequence[ObjectID[Any]], count: int, timeout: float | None = None
@@ -332,12 +332,12 @@ class Session:
             raise _rejection(answer)
         return split(object_ids, answer.ready)
 
-    def _delivered(self, raws: tuple[ids.ObjectID, ...], timeout: float | None) -> tuple[Value, ...]:
+    def _delivered(self, raws: tuple[ids.ObjectID, ...], timeout: float | None) -> ResolveGet | Granted:
         port = self.port
         deadline = None if timeout is None else self._deadline(timeout)
         answer = port.ask(GetRequested(port.next_request(), raws, deadline, port.current_task()))
-        if type(answer) is ResolveGet:
-            return answer.values
+        if type(answer) is ResolveGet or type(answer) is Granted:
+            return answer
         raise _rejection(answer)
 
     def _deadline(self, timeout: float) -> Nanos | None:
@@ -345,11 +345,11 @@ class Session:
 
     # -- reading ------------------------------
 
-    def read(self, raw: bytes, value: Value) -> Any:
-        """Return what a delivered ``value`` holds, raise the error if it is one. Its grant returns with the last view of it."""
+    def read(self, raw: bytes, value: Value, grant: Grant | None = None) -> Any:
+        """Return what a delivered ``value`` holds, raise the error if it is one. ``grant``: if it lies in the arena, its own."""
         if value.error:
-            raise self.error(raw, value)
-        return self._unpack(raw, value, self.data(raw, value) if value.offset >= 0 else value.data)
+            raise self.error(raw, value, grant)
+        return self._unpack(raw, value, value.data if value.offset < 0 else self.data(value, grant))
 
     def _unpack(self, raw: bytes, value: Value, data: bytes | memoryview) -> Any:
         try:
@@ -359,12 +359,11 @@ class Session:
         except Exception as error:
             raise load_error(raw, error) from error
 
-    def data(self, raw: bytes, value: Value) -> bytes | memoryview:
-        """Return the bytes of a delivered value; if it lies in the arena, its grant returns with the last view of it."""
+    def data(self, value: Value, grant: Grant | None) -> bytes | memoryview:
+        """Return the bytes of a delivered value; if it lies in the arena, its ``grant`` returns with the last view of it."""
         if value.offset < 0:
             return value.data
-        arena = self.port.arena
-        return arena.read(value.offset, value.size, partial(self._facts.append, PinDropped(ids.ObjectID(raw))))
+        return self.port.arena.read(value.offset, value.size, grant)
 
     def _keep(self, raw: bytes, value: Value, view: bytes | memoryview) -> None:
         """Keep a view of an extent, while the caller has a reference to it: with the last one the machine lets it go."""
@@ -378,10 +377,10 @@ class Session:
             except (StopIteration, RuntimeError):  # another thread is at it
                 return
 
-    def read_many(self, raws: Sequence[bytes], values: Sequence[Value]) -> list[Any]:
-        """Return what delivered ``values`` hold; each extent comes with one grant, however often it is mentioned.
+    def read_many(self, raws: Sequence[bytes], values: Sequence[Value], grants: dict[bytes, Grant] | None = None) -> list[Any]:
+        """Return what delivered ``values`` hold; each extent comes with one of ``grants``, however often it is mentioned.
 
-        If one is an error, the first is raised, and the grants of all return.
+        If one is an error, the first is raised.
         """
         read: list[Any]
         if {(value.format, value.offset, value.error) for value in values} == {(PICKLE, -1, False)}:
@@ -392,32 +391,26 @@ class Session:
             except Exception as error:
                 raise load_error(raws[len(read)], error) from error
             return read
+        grants = grants or {}
+        for raw, value in zip(raws, values, strict=True):
+            if value.error:
+                raise self.error(raw, value, grants.get(raw))
         taken: dict[bytes, bytes | memoryview] = {}
         read = []
-        try:
-            for raw, value in zip(raws, values, strict=True):
-                if value.error:
-                    if value.offset >= 0:
-                        taken[raw] = b""
-                    raise self.error(raw, value)
-            for raw, value in zip(raws, values, strict=True):
-                data = taken.get(raw)
-                if data is None:
-                    data = taken[raw] = self.data(raw, value)
-                    if value.offset >= 0:
-                        self._keep(raw, value, data)
-                read.append(self._unpack(raw, value, data))
-            return read
-        except BaseException:
-            untaken = {raw: None for raw, value in zip(raws, values, strict=True) if value.offset >= 0 and raw not in taken}
-            self.return_grants(list(untaken))
-            raise
+        for raw, value in zip(raws, values, strict=True):
+            data = taken.get(raw)
+            if data is None:
+                data = taken[raw] = self.data(value, grants.get(raw))
+                if value.offset >= 0:
+                    self._keep(raw, value, data)
+            read.append(self._unpack(raw, value, data))
+        return read
 
-    def error(self, raw: bytes, value: Value) -> BaseException:
-        """Return the exception that a failed object stands for. Takes the grant, and returns it."""
+    def error(self, raw: bytes, value: Value, grant: Grant | None = None) -> BaseException:
+        """Return the exception that a failed object stands for. ``grant``: see :meth:`read`."""
         if value.failure is not None:
             return failure_error(value.failure, value.trail)
-        data = self.data(raw, value)
+        data = self.data(value, grant)
         if value.format != ERROR:
             return SerializationError(f"object {raw.hex()} holds an error of unknown format {value.format}")
         report = read_report(data)
@@ -429,10 +422,6 @@ class Session:
                 cause = None
         message = f"task {report.function_name!r} failed ({report.place()}): {report.summary}"
         return task_error(Details(message, report.function_name, cause, report.traceback, value.trail, report.pid, report.node))
-
-    def return_grants(self, raws: Sequence[bytes]) -> None:
-        """Return the grants of delivered values that nobody will read, one for each mention."""
-        self._facts.extend([PinDropped(ids.ObjectID(raw)) for raw in raws])
 
     # -- futures ------------------------------
 
@@ -448,16 +437,13 @@ class Session:
 
         return async_future(self, object_id)
 
-    def result(self, raw: bytes, answer: Action) -> Any:
+    def result(self, raw: bytes, answer: Answer) -> Any:
         """Return the value that ``answer``, to a get of one ID, brought; raise the error if it is one."""
         if type(answer) is ResolveGet:
             return self.read(raw, answer.values[0])
+        if type(answer) is Granted:
+            return self.read(raw, answer.values[0], answer.grants[raw])
         raise _rejection(answer)
-
-    def discard(self, raw: bytes, answer: Action) -> None:
-        """Return the grant of an answer that nobody wants any more."""
-        if type(answer) is ResolveGet and answer.values[0].offset >= 0:
-            self._facts.append(PinDropped(ids.ObjectID(raw)))
 
     def abandon(self, request: int) -> None:
         """Nobody waits for ``request`` any more."""
@@ -495,6 +481,6 @@ def raw_ids(object_ids: Sequence[ObjectID[Any]]) -> tuple[ids.ObjectID, ...]:
     return tuple(map(_bytes_of, object_ids))
 
 
-def _rejection(answer: Action) -> BaseException:
+def _rejection(answer: Answer) -> BaseException:
     assert type(answer) is RejectRequest, answer
     return failure_error(answer.failure)

@@ -25,6 +25,7 @@ from sundog.core.units import Nanos
 if TYPE_CHECKING:
     from traceback import TracebackException
 
+    from sundog.backends.grants import Grant
     from sundog.backends.session import Session
 
 #: Longer remote tracebacks lose their middle, in characters; and so do longer last lines of them where others repeat these.
@@ -87,7 +88,7 @@ class TaskBody:
                 try:
                     loaded = session.functions.load(spec.function_id, function)
                 except BaseException:
-                    return_grants(session, run, values)
+                    grants_of(session, run)  # nobody holds them: they return
                     raise
                 loading = session.now() - began
             retry_exceptions = loaded.retry_exceptions
@@ -114,30 +115,26 @@ def load_arguments(session: Session, run: RunTask, values: Sequence[Value]) -> t
     if not spec.dependencies and arguments.offset < 0:
         data = arguments.data
         return ((), {}) if data == NO_ARGUMENTS else _unpacked(spec, data, ())
+    grants = grants_of(session, run)
     given: list[Any] = []
-    taken = 0
-    try:
-        for object_id, value, sent in zip(spec.dependencies, values, run.values, strict=True):
-            taken += 1
-            if sent is None and value.offset >= 0:
-                # Returned by a task before this one in the same pipeline: it came without a grant, so ask for one.
-                given.append(session.get_one(session.reference(object_id)))
-            else:
-                given.append(session.read(object_id, value))
-    except BaseException:
-        return_grants(session, run, values, taken)
-        raise
-    return _unpacked(spec, session.data(arguments_id(spec.task_id), arguments), given)
+    for object_id, value, sent in zip(spec.dependencies, values, run.values, strict=True):
+        if sent is None and value.offset >= 0:
+            # Returned by a task before this one in the same pipeline: it came without a grant, so ask for one.
+            given.append(session.get_one(session.reference(object_id)))
+        else:
+            given.append(session.read(object_id, value, grants.get(object_id)))
+    return _unpacked(spec, session.data(arguments, grants.get(arguments_id(spec.task_id))), given)
 
 
-def return_grants(session: Session, run: RunTask, values: Sequence[Value], taken: int = 0) -> None:
-    """Return the grants of a task's arguments that nobody will read: all but the first ``taken`` dependencies."""
+def grants_of(session: Session, run: RunTask) -> dict[bytes, Grant]:
+    """Return the grants that came with the arguments of a task. Those that are let go return."""
     spec = run.spec
-    rest = list(zip(spec.dependencies, values, run.values, strict=True))[taken:]
-    raws = [raw for raw, value, sent in rest if sent is not None and value.offset >= 0]
+    raws: list[bytes] = [
+        raw for raw, sent in zip(spec.dependencies, run.values, strict=True) if sent is not None and sent.offset >= 0
+    ]
     if spec.arguments.offset >= 0:
         raws.append(arguments_id(spec.task_id))
-    session.return_grants(raws)
+    return dict(zip(raws, session.port.grants.taken(raws), strict=True)) if raws else {}
 
 
 def _unpacked(spec: TaskSpec, data: bytes | memoryview, given: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

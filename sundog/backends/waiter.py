@@ -11,8 +11,8 @@ import sys
 from _thread import allocate_lock
 from collections.abc import Callable
 
+from sundog.backends.grants import Answer, Grants
 from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion
-from sundog.core.events import GetRequested, PinDropped
 from sundog.core.machine import Action, Fact
 from sundog.core.messages import ExtentGranted, ExtentReturned
 from sundog.core.task import Failure, FailureKind
@@ -23,10 +23,10 @@ class Waiter:
 
     __slots__ = ("_lock", "answer", "done", "fact")
 
-    def __init__(self, fact: Fact, done: Callable[[Action], None] | None = None) -> None:
+    def __init__(self, fact: Fact, done: Callable[[Answer], None] | None = None) -> None:
         self.fact = fact
         self.done = done
-        self.answer: Action | None = None
+        self.answer: Answer | None = None
         self._lock = lock = allocate_lock()
         lock.acquire()
 
@@ -34,7 +34,7 @@ class Waiter:
         """Block until answered, or for ``timeout`` seconds. To be called by one thread, once; Ctrl-C interrupts it."""
         self._lock.acquire(True, timeout)
 
-    def resolve(self, answer: Action) -> None:
+    def resolve(self, answer: Answer) -> None:
         """Give the answer; a second one is ignored."""
         if self.answer is not None:
             return
@@ -48,11 +48,8 @@ class Waiter:
                 sys.excepthook(*sys.exc_info())
 
     def unread(self) -> list[Fact]:
-        """Return what gives back the grants of an answer that its thread never took, because it was interrupted."""
-        answer = self.answer
-        if type(answer) is ResolveGet and isinstance(self.fact, GetRequested):
-            granted = dict(zip(self.fact.object_ids, answer.values, strict=True))
-            return [PinDropped(object_id) for object_id, value in granted.items() if value.offset >= 0]
+        """Drop an answer that its thread never took, because it was interrupted; return what gives back what came with it."""
+        answer, self.answer = self.answer, None
         if type(answer) is ResolveQuestion and type(answer.answer) is ExtentGranted:
             return [ExtentReturned(answer.answer.offset)]
         return []
@@ -61,9 +58,10 @@ class Waiter:
 class Waiters:
     """The table: request number -> waiter."""
 
-    __slots__ = ("by_request", "callbacks")
+    __slots__ = ("by_request", "callbacks", "grants")
 
-    def __init__(self) -> None:
+    def __init__(self, grants: Grants) -> None:
+        self.grants = grants
         #: Request number -> waiter. A thread that waits for its own answer enters and takes it out here, at one atomic call each.
         self.by_request: dict[int, Waiter] = {}
         #: Whether there ever was a waiter with a callback: one that can be abandoned without its thread.
@@ -86,9 +84,12 @@ class Waiters:
         """Answer ``request``. A thread's waiter stays until the thread takes it; a callback's leaves now."""
         waiter = self.by_request.get(request)
         if waiter is not None:
+            given: Answer = answer
+            if type(answer) is ResolveGet:
+                given = self.grants.of_answer(answer, waiter.fact.object_ids)  # type: ignore[attr-defined]  # a GetRequested
             if waiter.done is not None:
                 self.take(request)
-            waiter.resolve(answer)
+            waiter.resolve(given)
 
     def unanswered(self) -> list[Waiter]:
         """Return those that wait."""

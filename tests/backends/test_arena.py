@@ -15,6 +15,7 @@ from sundog.backends.local_processes import arena as arena_module
 from sundog.backends.local_processes.arena import SharedArena, create_arena
 from sundog.backends.local_processes.progress import FINISHED, STARTED, ProgressTable, create_progress
 from sundog.core.ids import ProcessID
+from tests.support.deaths import TellsItsDeath
 
 SIZE = 16 << 20
 
@@ -39,14 +40,14 @@ def reader(request: pytest.FixtureRequest, arena: SharedArena, monkeypatch: pyte
 def test_what_one_maps_another_reads(reader: SharedArena) -> None:
     other = SharedArena(os.dup(reader.fd), SIZE)
     other.write(64, 5, warm=False)[:] = b"hello"
-    assert bytes(reader.read(64, 5, lambda: None)) == b"hello"
-    assert bytes(reader.read(66, 2, lambda: None)) == b"ll"
+    assert bytes(reader.read(64, 5, None)) == b"hello"
+    assert bytes(reader.read(66, 2, None)) == b"ll"
     other.close()
 
 
 def test_a_view_is_read_only_whatever_is_done_to_it(reader: SharedArena) -> None:
     reader.write(0, 8, warm=False)[:] = b"original"
-    view = reader.read(0, 8, lambda: None)
+    view = reader.read(0, 8, None)
     assert view.readonly
     with pytest.raises(TypeError):
         view[0] = 1
@@ -59,7 +60,7 @@ def test_a_view_is_read_only_whatever_is_done_to_it(reader: SharedArena) -> None
 def test_death_is_told_once_when_the_last_slice_is_gone(reader: SharedArena) -> None:
     reader.write(0, 100, warm=False)[:] = bytes(range(100))
     deaths: list[int] = []
-    view = reader.read(0, 100, lambda: deaths.append(1))
+    view = reader.read(0, 100, TellsItsDeath(lambda: deaths.append(1)))
     tail = view[50:]
     cast = tail.cast("B")[1:]
     del view
@@ -78,7 +79,7 @@ def test_arrays_made_of_a_view_keep_it(reader: SharedArena) -> None:
     data = pickle.dumps(original, protocol=5, buffer_callback=buffers.append)
     reader.write(64, 8000, warm=False)[:] = buffers[0].raw()
     deaths: list[int] = []
-    array = pickle.loads(data, buffers=[reader.read(64, 8000, lambda: deaths.append(1))])
+    array = pickle.loads(data, buffers=[reader.read(64, 8000, TellsItsDeath(lambda: deaths.append(1)))])
     assert (array == original).all()
     part = array[100:200].reshape(10, 10)[2:, ::2]
     del array
@@ -91,7 +92,7 @@ def test_arrays_made_of_a_view_keep_it(reader: SharedArena) -> None:
 
 def test_views_outlive_the_arena(reader: SharedArena) -> None:
     reader.write(0, 4, warm=False)[:] = b"stay"
-    view = reader.read(0, 4, lambda: None)
+    view = reader.read(0, 4, None)
     reader.close()
     reader.close()
     assert bytes(view) == b"stay"
@@ -99,7 +100,7 @@ def test_views_outlive_the_arena(reader: SharedArena) -> None:
 
 def test_a_view_of_nothing_is_dead_at_once(arena: SharedArena) -> None:
     deaths: list[int] = []
-    assert bytes(arena.read(0, 0, lambda: deaths.append(1))) == b""
+    assert bytes(arena.read(0, 0, TellsItsDeath(lambda: deaths.append(1)))) == b""
     assert deaths == [1]
 
 
@@ -143,9 +144,9 @@ def test_numpy_is_not_imported_for_a_few_views() -> None:
         "import sys; sys.path[:] = eval(sys.argv[1])\n"
         "from sundog.backends.local_processes.arena import SharedArena, create_arena\n"
         "arena = SharedArena(create_arena(1 << 20), 1 << 20); arena.write(0, 100, False)[:] = bytes(100)\n"
-        "kept = [arena.read(0, 100, lambda: None) for _ in range(10)]\n"
+        "kept = [arena.read(0, 100, None) for _ in range(10)]\n"
         "assert 'numpy' not in sys.modules\n"
-        "kept += [arena.read(0, 100, lambda: None) for _ in range(1000)]\n"
+        "kept += [arena.read(0, 100, None) for _ in range(1000)]\n"
         "import os; print(len(os.listdir('/proc/self/fd')))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, repr(sys.path)], capture_output=True, text=True, timeout=60)

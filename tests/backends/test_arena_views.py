@@ -12,7 +12,11 @@ from typing import Any
 import numpy
 import pytest
 
+from sundog.backends.grants import Grants
 from sundog.backends.local_processes.arena import SharedArena, create_arena
+from sundog.core.events import PinDropped
+from sundog.core.ids import OBJECT_ID_BYTES, ObjectID
+from tests.support.deaths import TellsItsDeath
 
 SIZE = 1 << 20
 
@@ -29,7 +33,7 @@ WAYS: dict[str, Callable[[memoryview], Any]] = {
 def test_an_array_over_a_view_keeps_it(way: str) -> None:
     arena = SharedArena(create_arena(SIZE), SIZE)
     died: list[bool] = []
-    view = arena.read(0, SIZE, lambda: died.append(True))
+    view = arena.read(0, SIZE, TellsItsDeath(partial(died.append, True)))
     array = WAYS[way](view)
     del view
     part = array.reshape(-1, 8)[1:]
@@ -47,8 +51,10 @@ def test_no_line_of_python_runs_when_a_view_dies(own_mapping: bool, monkeypatch:
     arena = SharedArena(create_arena(SIZE), SIZE)
     if own_mapping:
         monkeypatch.delitem(sys.modules, "numpy")
-    died: deque[str] = deque()
-    views = [arena.read(0, SIZE, partial(died.append, name)) for name in ("first", "second")]
+    facts: deque[Any] = deque()
+    names = [b"first".ljust(OBJECT_ID_BYTES), b"second".ljust(OBJECT_ID_BYTES)]
+    first, second = (PinDropped(ObjectID(name)) for name in names)
+    views = [arena.read(0, SIZE, grant) for grant in Grants(facts).taken(names)]
     entered: list[str] = []
 
     def profile(frame: Any, event: str, argument: Any) -> None:
@@ -62,9 +68,8 @@ def test_no_line_of_python_runs_when_a_view_dies(own_mapping: bool, monkeypatch:
     finally:
         sys.setprofile(before)
     assert entered == []
-    assert list(died) == ["first"]
+    assert list(facts) == [first]
     views.clear()
-    assert list(died) == ["first", "second"]
-    assert not arena._watched
+    assert list(facts) == [first, second]
     assert not arena._own_mappings
     arena.close()

@@ -35,7 +35,7 @@ def content(size: int, seed: int = 0) -> np.ndarray:
 
 
 def written(arena: SharedArena, offset: int, size: int) -> bytes:
-    return bytes(arena.read(offset, size, lambda: None))
+    return bytes(arena.read(offset, size, None))
 
 
 def until(condition: Callable[[], bool]) -> None:

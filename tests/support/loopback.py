@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import msgspec
 import numpy as np
 
 from sundog.backends import current
+from sundog.backends.grants import Answer, Grants
 from sundog.backends.session import Session
 from sundog.backends.task_body import TaskBody
 from sundog.core import events as ev
@@ -40,7 +40,6 @@ class LoopbackArena:
         self.readable = self.bytes.view()
         self.readable.flags.writeable = False
         self.end = 0
-        self.deaths: dict[int, Any] = {}
         self.returned: list[int] = []
 
     def allocate(self, size: int) -> int:
@@ -52,18 +51,12 @@ class LoopbackArena:
         whole: Any = self.bytes
         memoryview(whole)[offset : offset + size] = b"".join(segments)
 
-    def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
+    def read(self, offset: int, size: int, grant: object) -> memoryview:
         class Exported(np.ndarray[Any, Any]):
-            pass
+            grant: object
 
         exported: Any = self.readable[offset : offset + size].view(Exported)
-
-        def died(reference: Any) -> None:
-            del self.deaths[id(reference)]
-            on_death()
-
-        reference = weakref.ref(exported, died)
-        self.deaths[id(reference)] = reference
+        exported.grant = grant
         return memoryview(exported)
 
 
@@ -96,6 +89,7 @@ class LoopbackPort:
     def __init__(self, store: Store | None = None, root: TaskID | None = None, config: Config | None = None) -> None:
         self.config = config or Config()
         self.facts: deque[Any] = deque()
+        self.grants = Grants(self.facts)
         self.known = KnownObjects(self.config)
         self.store = store or Store()
         self.arena = self.store.arena
@@ -131,11 +125,12 @@ class LoopbackPort:
     def close(self) -> None:
         self.closed = True
 
-    def ask(self, fact: Any) -> Action:
+    def ask(self, fact: Any) -> Answer:
         self.turn()
-        return self._answer(fact)
+        answer = self._answer(fact)
+        return self.grants.of_answer(answer, fact.object_ids) if isinstance(answer, ResolveGet) else answer
 
-    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Any, done: Callable[[Answer], None]) -> None:
         done(self.ask(fact))
 
     def turn(self) -> None:

@@ -3,9 +3,9 @@
 One anonymous memfd, mapped at most twice by each process and only once it is needed: writable for those who write, and
 PROT_READ for those who read, so that a view handed to a user *cannot* be written to, whatever is done to it.
 
-A view that was read tells when it has died. A plain memoryview cannot (a slice of a slice keeps the exporter alive, not the
-view), so the exporter is an object made for each read: a view of a numpy subclass where numpy is loaded, else a small mapping
-of its own. Both are gone exactly when the last slice is.
+A view that was read holds its grant. A plain memoryview cannot (a slice of a slice keeps the exporter alive, not the view), so
+the exporter is an object made for each read: a view of a numpy subclass where numpy is loaded, else a small mapping of its own.
+Both are gone exactly when the last slice is, and let go of the grant.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from operator import methodcaller
 from typing import Any
 
 from sundog.backends.local_processes.extent_writer import PIECES_BYTES_MIN, ExtentWriter
@@ -32,23 +31,11 @@ def create_arena(size: int) -> int:
     return fd
 
 
-class _Death(weakref.ref[Any]):
-    """Tells of a death. Its callback is C, as what it calls has to be: no line of Python runs in which Ctrl-C could strike."""
+class _Mapping(mmap.mmap):
+    """An exporter that is a mapping of its own."""
 
-    __slots__ = ("on_death",)
-    on_death: Callable[[], None]
-
-
-class _Watched(weakref.ref[Any]):
-    """Keeps a :class:`_Death`, for a reference that nobody has is never called; leaves the set that it is in by itself."""
-
-    __slots__ = ("death",)
-    __hash__ = object.__hash__
-    __eq__ = object.__eq__
-    death: _Death
-
-
-_tell = methodcaller("on_death")
+    __slots__ = ("grant",)
+    grant: object
 
 
 class SharedArena:
@@ -61,9 +48,8 @@ class SharedArena:
         self._readable: mmap.mmap | None = None
         self._readable_bytes: memoryview | None = None
         self._writer: ExtentWriter | None = None
-        #: Live exporters; and those among them that are mappings of their own.
-        self._watched: set[_Watched] = set()
-        self._own_mappings: set[_Watched] = set()
+        #: Live exporters that are mappings of their own. They leave by themselves, in C: Ctrl-C cannot strike there.
+        self._own_mappings: set[weakref.ref[_Mapping]] = set()
         self._exporter: Callable[[memoryview], Any] | None = None
 
     def write(self, offset: int, size: int, warm: bool) -> memoryview:
@@ -89,23 +75,19 @@ class SharedArena:
             view[at:end] = segment
             at = end
 
-    def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
-        """Return a read-only view; ``on_death`` is called once, when it and everything sliced from it are gone.
-
-        ``on_death`` runs wherever the last view happens to die: it must be written in C, and atomic (a deque's ``append``).
-        """
+    def read(self, offset: int, size: int, grant: object) -> memoryview:
+        """See ``base.Arena``. ``grant`` dies wherever the last view happens to die: nothing of Python should run then."""
         if not size:
-            on_death()
             return memoryview(b"")
         exporter = self._exporter or self._find_exporter()
         if exporter is None:
-            return self._read_own_mapping(offset, size, on_death)
+            return self._read_own_mapping(offset, size, grant)
         whole = self._readable_bytes
         if whole is None:
             self._readable = mmap.mmap(self.fd, self.size, mmap.MAP_SHARED, mmap.PROT_READ)
             whole = self._readable_bytes = memoryview(self._readable)
         exported = exporter(whole[offset : offset + size])
-        self._watch(exported, on_death, self._watched)
+        exported.grant = grant
         return memoryview(exported)
 
     def release_pages(self, offset: int, size: int) -> None:
@@ -144,7 +126,9 @@ class SharedArena:
             return None
 
         class ArenaBytes(numpy.ndarray[Any, Any]):
-            """Bytes of the arena; exists so that its death can be seen."""
+            """Bytes of the arena; exists to hold their grant."""
+
+            __slots__ = ("grant",)
 
         def export(view: memoryview) -> Any:
             # Its base must not be an array: numpy would take that for the base of arrays made over these bytes, and pass us by.
@@ -153,14 +137,9 @@ class SharedArena:
         self._exporter = export
         return export
 
-    def _read_own_mapping(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
+    def _read_own_mapping(self, offset: int, size: int, grant: object) -> memoryview:
         start = offset // _PAGE * _PAGE
-        mapping = mmap.mmap(self.fd, offset + size - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
-        self._watch(mapping, on_death, self._own_mappings)
+        mapping = _Mapping(self.fd, offset + size - start, mmap.MAP_SHARED, mmap.PROT_READ, offset=start)
+        mapping.grant = grant
+        self._own_mappings.add(weakref.ref(mapping, self._own_mappings.discard))
         return memoryview(mapping)[offset - start :]
-
-    def _watch(self, exported: Any, on_death: Callable[[], None], among: set[_Watched]) -> None:
-        watched = _Watched(exported, among.discard)
-        watched.death = death = _Death(exported, _tell)
-        death.on_death = on_death
-        among.add(watched)

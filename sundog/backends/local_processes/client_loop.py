@@ -24,13 +24,13 @@ from typing import Any
 
 from sundog.backends.driver_output import DriverOutput
 from sundog.backends.exceptions import NodeDiedError, SessionClosedError
+from sundog.backends.grants import Answer
 from sundog.backends.local_processes import process
 from sundog.backends.local_processes.pump import ClientPump
 from sundog.backends.waiter import Waiter
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
 from sundog.core.ids import DRIVER, IdSequence, TaskID
-from sundog.core.machine import Action
 from sundog.core.messages import SessionEnding, TaskSubmitted
 from sundog.core.task import Failure, FailureKind
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos
@@ -77,7 +77,7 @@ class DriverPort:
         self._mark = mark
         self._output = DriverOutput()
         self._pump = ClientPump(config, link, DRIVER, worker=False, route=None, show=self._output.show, closed=self._on_closed)
-        self.facts = self._pump.facts
+        self.facts, self.grants = self._pump.facts, self._pump.grants
         self.known = self._pump.client.known
         #: See ``base.Port``.
         self.next_request: Callable[[], int] = itertools.count(1).__next__
@@ -147,7 +147,7 @@ class DriverPort:
         self._rung_at = _clock()
         self._pump.rouse()
 
-    def ask(self, fact: Any) -> Action:
+    def ask(self, fact: Any) -> Answer:
         """See ``base.Port``. Raises NodeDiedError, a SessionClosedError, if the node is gone."""
         if self.closed is not None:
             self._refuse()
@@ -179,14 +179,20 @@ class DriverPort:
         assert answer is not None
         return answer
 
-    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Any, done: Callable[[Answer], None]) -> None:
         """See ``base.Port``. ``done`` runs on the client thread and must not block. Raises if the session is over already."""
         if self.closed is not None:
             self._refuse()
         waiter = Waiter(fact, done)
-        self._pump.waiters.add(fact.request, waiter)
-        self.facts.append(fact)
-        self.kick()
+        try:
+            self._pump.waiters.add(fact.request, waiter)
+            self.facts.append(fact)
+            self.kick()
+        except BaseException:  # as in ask
+            self._pump.waiters.add(fact.request, waiter)
+            self._pump.abandoned.append(fact.request)
+            self.kick()
+            raise
         if self.closed is not None and self._pump.waiters.take(fact.request) is not None:
             waiter.resolve(RejectRequest(fact.request, Failure(FailureKind.SESSION_CLOSED, self.closed)))
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any
 
+from sundog.backends.grants import Grants
 from sundog.backends.local_processes.channel import Channel
 from sundog.backends.local_processes.patience import Patience
 from sundog.backends.waiter import Waiters
@@ -76,9 +77,9 @@ class ClientPump:
         self.facts: deque[Any] = deque()
         #: Requests whose threads were interrupted.
         self.abandoned: deque[int] = deque()
-        self.waiters = Waiters()
+        self.grants = Grants(self.facts)
+        self.waiters = Waiters(self.grants)
         self.kick = Kick()
-        #: Somebody is in :meth:`sleep` or about to be, and has to be woken by :attr:`kick`.
         #: The number of the :meth:`sleep` that somebody is in or about to be in, to be ended by :attr:`kick`; 0 if nobody is.
         self.asleep = 0
         self._sleeps = 0

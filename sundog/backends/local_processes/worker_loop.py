@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.grants import Answer
 from sundog.backends.local_processes.process import limit_reached
 from sundog.backends.local_processes.progress import FINISHED, STARTED
 from sundog.backends.local_processes.pump import ClientPump
@@ -37,7 +38,7 @@ from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
 from sundog.core.executor import Executor
 from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID
-from sundog.core.machine import Action, Fact
+from sundog.core.machine import Fact
 from sundog.core.task import FailureKind, Value
 from sundog.core.units import MICROSECOND, MILLISECOND, Nanos
 
@@ -88,7 +89,7 @@ class WorkerPort:
         self.arena = arena
         self.closed: str | None = None
         self._pump = ClientPump(config, link, worker, worker=True, route=self._route, show=self._show, closed=self._on_closed)
-        self.facts = self._pump.facts
+        self.facts, self.grants = self._pump.facts, self._pump.grants
         self.known = self._pump.client.known
         self._tokens_fd = tokens_fd
         self._progress = progress
@@ -380,7 +381,7 @@ class WorkerPort:
         """See ``base.Port``."""
         return next(self._requests)
 
-    def ask(self, fact: Any) -> Action:
+    def ask(self, fact: Any) -> Answer:
         """See ``base.Port``. The main thread pumps until the answer is there; others wait while somebody pumps for them."""
         self._check_open()
         if self._stepping == get_ident():
@@ -408,7 +409,7 @@ class WorkerPort:
             raise SessionClosedError(answer.failure.message)
         return answer
 
-    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Any, done: Callable[[Answer], None]) -> None:
         """See ``base.Port``."""
         self._check_open()
         self._pump.waiters.add(fact.request, Waiter(fact, done))

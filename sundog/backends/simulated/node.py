@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from simpy.events import Event
 
 from sundog.backends.effects import CLUSTER_ACTIONS, effect_table, performs
+from sundog.backends.grants import Answer
 from sundog.backends.simulated.costs.cores import Cores
 from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.sim_loop import Process, inline_bytes, wire_size
@@ -334,7 +335,7 @@ class Node(Process):
         if self._cluster.occurred is not None:
             self._cluster.occurred(what)
 
-    def answer_for_all(self, answer: Action, fact: Fact) -> Action:
+    def answer_for_all(self, answer: Answer, fact: Fact) -> Answer:
         """Return the answer to a question of a client here; those about tables and tasks are answered for the whole cluster."""
         if type(answer) is ResolveQuestion and isinstance(fact, Asked) and len(self._cluster.hosts) > 1:
             told = self._cluster.answer(fact.question)

@@ -194,6 +194,6 @@ class ChargedArena:
         self._charges.writes(offset, size, warm)
         self._arena.fill(offset, size, warm, segments)
 
-    def read(self, offset: int, size: int, on_death: Callable[[], None]) -> memoryview:
+    def read(self, offset: int, size: int, grant: object) -> memoryview:
         """See ``base.Arena``."""
-        return self._arena.read(offset, size, on_death)
+        return self._arena.read(offset, size, grant)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sundog.backends import current
 from sundog.backends.exceptions import SessionClosedError
+from sundog.backends.grants import Answer, Grants
 from sundog.backends.simulated.costs.charges import ChargedArena, Charges
 from sundog.backends.simulated.faults.occurrences import Occurrence
 from sundog.backends.simulated.programs.virtual_time import strand_of_thread
@@ -58,7 +59,8 @@ class ClientProcess(Process):
         self.client = Client(node.config, where, self.host_address, worker=worker)
         self.known = self.client.known
         self.facts: deque[Any] = deque()
-        self.waiters = Waiters()
+        self.grants = Grants(self.facts)
+        self.waiters = Waiters(self.grants)
         self.paused = False
         #: Why calls are refused, or None.
         self.closed: str | None = None
@@ -217,7 +219,7 @@ class ClientProcess(Process):
     def answered_here(self) -> None:
         """See ``base.Port``."""
 
-    def ask(self, fact: Any) -> Action:
+    def ask(self, fact: Any) -> Answer:
         """See ``base.Port``."""
         strand = self.waiting_strand()
         self.check_open()
@@ -239,7 +241,7 @@ class ClientProcess(Process):
         answer = self.node.answer_for_all(waiter.answer, fact)
         return self.checked(answer)
 
-    def checked(self, answer: Action) -> Action:
+    def checked(self, answer: Answer) -> Answer:
         """Return an answer; raise SessionClosedError if it says that there is no session any more."""
         if type(answer) is act.RejectRequest and answer.failure.kind is FailureKind.SESSION_CLOSED:
             raise SessionClosedError(answer.failure.message)
@@ -251,12 +253,12 @@ class ClientProcess(Process):
         self.facts.extend(waiter.unread() if waiter.answer is not None else [RequestAbandoned(request)])
         self.kick()
 
-    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Any, done: Callable[[Answer], None]) -> None:
         """See ``base.Port``. ``done`` runs in the loop, in this session."""
         self.check_open()
         session = current.get()
 
-        def answered(answer: Action) -> None:
+        def answered(answer: Answer) -> None:
             loop = self.loop
             running, before = loop.running, current.get()
             loop.running = None

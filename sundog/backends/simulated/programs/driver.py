@@ -22,6 +22,7 @@ from greenlet import getcurrent
 from sundog.backends import current
 from sundog.backends.driver_output import DriverOutput
 from sundog.backends.exceptions import DeadlockError
+from sundog.backends.grants import Answer
 from sundog.backends.simulated.programs import driver_threads, virtual_time
 from sundog.backends.simulated.programs.client_process import ClientProcess
 from sundog.backends.simulated.programs.rebinding import Rebinding
@@ -29,7 +30,7 @@ from sundog.backends.simulated.programs.strand import Strand, WorkerKilled
 from sundog.backends.waiter import Waiter
 from sundog.core.events import Asked, GetRequested, WaitRequested
 from sundog.core.ids import DRIVER, IdSequence, TaskID, address
-from sundog.core.machine import Action, Fact
+from sundog.core.machine import Fact
 from sundog.core.messages import SessionEnding
 from sundog.core.units import SECOND, Nanos, seconds
 
@@ -165,7 +166,7 @@ class Driver(ClientProcess):
         else:
             super().kick()
 
-    def ask(self, fact: Any) -> Action:
+    def ask(self, fact: Any) -> Answer:
         """See ``base.Port``."""
         if get_ident() != self.loop.home:
             return self._ask_from_thread(fact)
@@ -173,12 +174,12 @@ class Driver(ClientProcess):
         self._main.tick(self.loop.costs.call)
         return super().ask(fact)
 
-    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Any, done: Callable[[Answer], None]) -> None:
         """See ``base.Port``."""
         if get_ident() != self.loop.home:
             self._asked_by_threads[fact.request] = None
 
-            def answered(answer: Action) -> None:
+            def answered(answer: Answer) -> None:
                 self._asked_by_threads.pop(fact.request, None)
                 done(answer)
 
@@ -201,7 +202,7 @@ class Driver(ClientProcess):
         """How many other threads of the driver wait for an answer."""
         return len(self._asked_by_threads)
 
-    def _ask_from_thread(self, fact: Any) -> Action:
+    def _ask_from_thread(self, fact: Any) -> Answer:
         self.check_open()
         waiter = Waiter(fact)
         self.waiters.add(fact.request, waiter)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 from simpy.events import Event
 
+from sundog.backends.grants import Answer
 from sundog.backends.session import Session
 from sundog.backends.simulated.claim import claim
 from sundog.backends.simulated.faults.occurrences import Occurrence
@@ -23,7 +24,7 @@ from sundog.core import messages as msg
 from sundog.core.errors import InvariantViolation
 from sundog.core.executor import Executor
 from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID, address
-from sundog.core.machine import Action, Fact
+from sundog.core.machine import Fact
 from sundog.core.task import TaskSpec, Value
 from sundog.core.units import Nanos
 
@@ -217,7 +218,7 @@ class Worker(ClientProcess):
 
     # -- base.Port ------------------------------------------------------------------------------------------------------------
 
-    def ask(self, fact: Any) -> Action:
+    def ask(self, fact: Any) -> Answer:
         """See ``base.Port``."""
         began = self.loop.now
         try:
@@ -225,7 +226,7 @@ class Worker(ClientProcess):
         finally:
             self._blocked += self.loop.now - began
 
-    def begin(self, fact: Any, done: Callable[[Action], None]) -> None:
+    def begin(self, fact: Any, done: Callable[[Answer], None]) -> None:
         """See ``base.Port``."""
         self._check_alive()
         super().begin(fact, done)

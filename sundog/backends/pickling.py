@@ -15,6 +15,7 @@ from functools import _lru_cache_wrapper as LruCache
 from functools import lru_cache
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NewType, ParamSpec, Protocol
+from weakref import WeakSet
 
 from sundog.backends.object_ref import ObjectID, reference
 
@@ -35,6 +36,11 @@ _ORDINARY_MAX = 1000
 
 #: Types whose instances pickle puts down by their names alone, so that a worker would have to find them.
 _NAMED = frozenset({FunctionType, LruCache, NewType, ParamSpec})
+
+
+#: Classes that this process has sent by value: those that were made here, and those that came from elsewhere.
+_own_classes: WeakSet[type] = WeakSet()
+_loaded_classes: WeakSet[type] = WeakSet()
 
 
 class NeedsValue(Exception):
@@ -156,6 +162,20 @@ class PlainPickler(pickle.Pickler):
         return NotImplemented
 
 
+def _fill_class(loaded: type, state: Any) -> type:
+    """Give a class that came by value what is in it, unless it is this process's own that has come home.
+
+    cloudpickle takes a class that it has pickled before for the same one, and would put copies in place of its methods, which see
+    copies of their globals: those of the moment when they left.
+    """
+    if loaded not in _own_classes:
+        from cloudpickle.cloudpickle import _class_setstate
+
+        _loaded_classes.add(loaded)
+        _class_setstate(loaded, state)
+    return loaded
+
+
 class ValuePickler(Protocol):
     """What :func:`value_pickler` returns."""
 
@@ -200,7 +220,12 @@ def _make_value_pickler() -> Any:
                 _by_value_if_unimportable(thing.__name__)
             elif kind in _NAMED and not by_reference(thing):
                 return _reduced_by_value(thing)
-            return super().reducer_override(thing)
+            reduced = super().reducer_override(thing)
+            if isinstance(thing, type) and type(reduced) is tuple and len(reduced) == 6:
+                if thing not in _loaded_classes:
+                    _own_classes.add(thing)
+                return (*reduced[:5], _fill_class)
+            return reduced
 
     def _by_value_if_unimportable(name: Any) -> None:
         known = not name or name == "__main__" or name not in sys.modules or importable(name)

@@ -291,7 +291,11 @@ class Session:
                 if value.error:
                     raise self.error(raw, value)
             elif type(answer) is Granted:
-                return self.read_many((raw,), answer.values, answer.grants)[0]
+                value, grant = answer.values[0], answer.grants[raw]
+                if value.error:
+                    raise self.error(raw, value, grant)
+                self._keep(raw, value, view := self.data(value, grant))
+                return self._unpack(raw, value, view)
             else:
                 raise _rejection(answer)
         else:

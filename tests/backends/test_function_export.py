@@ -12,6 +12,7 @@ import cloudpickle
 import pytest
 
 import sundog
+from sundog.backends.fingerprint import Fingerprint
 from tests.support.loopback import LoopbackPort, loopback
 
 FACTOR = 2
@@ -90,6 +91,73 @@ def test_globals_bind_late_and_are_followed_through_helpers(port: LoopbackPort):
     assert sundog.get(namespace["outer"].remote(1)) == 6
     exec("def inner(x): return -x", namespace)
     assert sundog.get(namespace["outer"].remote(1)) == 0
+
+
+USES_OF_CLASSES = {
+    "method": "class C:\n    def of(self): return factor\ndef use(): return C().of()",
+    "inherited": "class B:\n    def of(self): return factor\nclass C(B): pass\ndef use(): return C().of()",
+    "staticmethod": "class C:\n    @staticmethod\n    def of(): return factor\ndef use(): return C.of()",
+    "classmethod": "class C:\n    @classmethod\n    def of(cls): return factor\ndef use(): return C.of()",
+    "property": "class C:\n    @property\n    def of(self): return factor\ndef use(): return C().of",
+    "partial method": (
+        "import functools\nclass C:\n    def all(self, x): return factor * x\n    of = functools.partialmethod(all, 1)\n"
+        "def use(): return C().of()"
+    ),
+    "inner class": "class C:\n    class D:\n        def of(self): return factor\ndef use(): return C.D().of()",
+    "metaclass": "class M(type):\n    def of(cls): return factor\nclass C(metaclass=M): pass\ndef use(): return C.of()",
+    "instance": "class C:\n    def of(self): return factor\nc = C()\ndef use(): return c.of()",
+    "descriptor": "class D:\n    def __get__(self, *_): return factor\nclass C:\n    of = D()\ndef use(): return C().of",
+    "helper of a method": "def helper(): return factor\nclass C:\n    def of(self): return helper()\ndef use(): return C().of()",
+    "each other": (
+        "class A:\n    def of(self, n): return B().of(n)\nclass B:\n    def of(self, n): return A().of(n - 1) if n else factor\n"
+        "def use(): return A().of(3)"
+    ),
+    "called instance": "class C:\n    def __call__(self): return factor\nuse = C()",
+    "bound method": "class C:\n    def other(self): return factor\n    def of(self): return self.other()\nuse = C().of",
+}
+
+
+@pytest.mark.parametrize("use", USES_OF_CLASSES)
+def test_a_global_that_only_a_class_of_main_names_is_watched(port: LoopbackPort, use: str):
+    namespace: dict[str, Any] = {"__name__": "__main__", "factor": 2}
+    exec(USES_OF_CLASSES[use], namespace)
+    function = sundog.remote(namespace["use"])
+    assert [sundog.get(function.remote()) for _ in range(2)] == [2, 2]
+    assert exported(port) == 1
+    namespace["factor"] = 3
+    assert [sundog.get(function.remote()) for _ in range(2)] == [3, 3]
+    assert exported(port) == 2
+
+
+def test_a_method_put_in_place_of_another_is_seen(port: LoopbackPort):
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("class C:\n    def of(self): return 2\ndef use(): return C().of()", namespace)
+    function = sundog.remote(namespace["use"])
+    assert sundog.get(function.remote()) == 2
+    namespace["C"].of = lambda self: 3
+    assert sundog.get(function.remote()) == 3
+    assert exported(port) == 2
+
+
+def test_what_workers_import_is_not_watched():
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec("import decimal\nfrom fractions import Fraction\ndef use(): return Fraction(1), decimal.Decimal(2)", namespace)
+    fingerprint = Fingerprint(namespace["use"])
+    assert [name for _, name, _ in fingerprint._globals] == ["Fraction"]
+    assert len(fingerprint._functions) == 1
+
+
+def test_what_is_registered_to_go_by_value_is_watched(port: LoopbackPort, monkeypatch: pytest.MonkeyPatch):
+    from tests.support import by_value
+
+    cloudpickle.register_pickle_by_value(by_value)
+    try:
+        function = sundog.remote(by_value.use)
+        assert sundog.get(function.remote()) == 2
+        monkeypatch.setattr(by_value, "factor", 3)
+        assert sundog.get(function.remote()) == 3
+    finally:
+        cloudpickle.unregister_pickle_by_value(by_value)
 
 
 def test_a_change_reaches_the_remote_functions_that_call_it(port: LoopbackPort):

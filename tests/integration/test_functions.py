@@ -305,6 +305,39 @@ def test_functions_and_classes_of_main_work(tmp_path: Path):
     assert ended.out.splitlines() == ["True Point(x=3)", "Point(x=11) 13", "refused True"], ended.err
 
 
+@pytest.mark.parametrize("of", ["local_processes", "simulated"])
+def test_a_global_that_methods_of_main_use_changes_here_and_in_workers(tmp_path: Path, of: str):
+    """Also here: what a worker returns must not put copies in place of the methods of this process's class."""
+    ended = run(
+        f"""
+        import sundog
+
+        factor = 2
+
+        class Scaled:
+            def value(self):
+                return factor
+
+        @sundog.remote
+        def made():
+            return Scaled()
+
+        @sundog.remote
+        def value():
+            return Scaled().value()
+
+        if __name__ == "__main__":
+            with sundog.init(num_workers=1, backend={of!r}):
+                scaled = sundog.get(made.remote())
+                print(type(scaled) is Scaled, scaled.value(), sundog.get(value.remote()))
+                factor = 3
+                print(scaled.value(), Scaled().value(), sundog.get(value.remote()), sundog.get(made.remote()).value())
+        """,
+        tmp_path,
+    )
+    assert ended.out.splitlines() == ["True 2 2", "3 3 3 3"], ended.err
+
+
 @pytest.mark.real_processes
 def test_a_program_from_standard_input_or_a_string_works(tmp_path: Path):
     ended = run(

@@ -18,6 +18,7 @@ from sundog.core.actions import (
     Send,
     StartFetch,
     StartWorker,
+    StopFetch,
     StopHost,
 )
 from sundog.core.machine import Action
@@ -31,7 +32,7 @@ HOST_ACTIONS: tuple[type[Action], ...] = (
     Send, Dispatch, ReclaimTasks, StartWorker, KillWorker, ReleasePages, StopHost,
 )  # fmt: skip
 #: What a host in a cluster may ask of it.
-CLUSTER_ACTIONS: tuple[type[Action], ...] = (*HOST_ACTIONS, StartFetch, ClosePeer)
+CLUSTER_ACTIONS: tuple[type[Action], ...] = (*HOST_ACTIONS, StartFetch, StopFetch, ClosePeer)
 
 
 def performs(action: type[A]) -> Callable[[Callable[[L, A], None]], Callable[[L, A], None]]:

@@ -66,6 +66,13 @@ class StartFetch(Action, frozen=True, tag=16):
     source_offset: int
 
 
+class StopFetch(Action, frozen=True, tag=18):
+    """StartFetch(attempt) takes too long: give it up, and report FetchFailed once nothing of it writes any more. Nothing happens
+    if it is over. Only in a cluster."""
+
+    attempt: int
+
+
 class ClosePeer(Action, frozen=True, tag=17):
     """Node ``node`` is lost: close the connections with it, and report FetchFailed for what is being copied from it. Only in a
     cluster."""

@@ -30,11 +30,11 @@ from sundog.core.machine import Action, Event, Handlers
 from sundog.core.messages import ReadyObject, Result
 from sundog.core.object_manager import ObjectManager
 from sundog.core.object_record import ObjectRecord, check_records
-from sundog.core.pull import Pulls
+from sundog.core.pull import Pull, Pulls
 from sundog.core.recipes import Recipes
 from sundog.core.sharing import Announcements, Shared
 from sundog.core.task import REMOTE, FailureKind, TaskSpec, Value, arguments_id, failed
-from sundog.core.units import Nanos
+from sundog.core.units import Nanos, seconds
 
 _ELSEWHERE = Value(0)
 
@@ -84,9 +84,23 @@ class ClusterObjectManager(ObjectManager):
     def _pull_on(self, now: Nanos) -> None:
         """Start what may be started, and ask for the room that it needs."""
         self.pulls.decide(now)
+        if self.pulls.unanswered:
+            for pull in self.pulls.unanswered:
+                self._tell_unanswered(pull)
+            self.pulls.unanswered.clear()
         for attempt, size in self.pulls.rooms.items():
             self._on_extent_wanted(self._here, msg.ExtentWanted(attempt, size))
         self.pulls.rooms.clear()
+
+    def _tell_unanswered(self, pull: Pull) -> None:
+        here, waited = f"node {self._node}", seconds(self._now - pull.asked_at)
+        nodes = ", ".join([f"node {node}" for node in sorted(pull.nodes)])
+        text = (
+            f"{here} has waited {waited:.3g} s for a copy of ObjectID({pull.object_id.hex()}) ({pull.size:,} bytes) and does not reach "
+            f"any that has one ({nodes}), although the head hears from all: look at the network between them. It goes on asking; "
+            "where a node is stopped, what it had is computed again"
+        )
+        self._say(self._driver, msg.WarningRaised(text))
 
     def _speak(self) -> list[Action]:
         if self._announce.gathering is not None:

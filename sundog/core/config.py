@@ -103,6 +103,8 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     fetch_bytes_max: int = 256 * MIB
     #: A fetch that failed is tried again after this long, from another holder if there is one; doubled up to a hundredfold.
     fetch_retry_after: Nanos = 10 * MILLISECOND
+    #: A node that has not answered for this long is passed over; doubled with each failure, like the time that copying may take.
+    fetch_answer_after: Nanos = 5 * SECOND
     #: Recipes kept per job.
     lineage_bytes_max: int = 256 * MIB
     #: How the global scheduler chooses a node; one of ``placement.POLICIES``.

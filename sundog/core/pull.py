@@ -5,6 +5,10 @@ A part of the object manager of a node in a cluster. An object that many want is
 LOCATING -somebody has it-> QUEUED -its bytes are allowed-> ASKED -inline answer-> done; -arena answer-> ROOM -an extent-> COPYING
 -FetchFinished-> done. A failure in any state: RESTING, then QUEUED again, from another holder if there is one.
 
+Two nodes may be unable to reach each other while the head hears both, so silence is a failure, too: of an answer, or of bytes that
+take longer than they may. Who was silent is asked again only where nobody else has the object. Then people are told, and asking
+goes on: a copy that exists is not lost, so nothing is computed again until the head says that its node is.
+
 The source pins what it was asked for until it hears PinsReturned. An extent that is being written is given back only after
 FetchFinished or FetchFailed: nothing else says that nobody writes there any more.
 
@@ -20,16 +24,20 @@ from enum import Enum
 import msgspec
 
 from sundog.core import messages as msg
-from sundog.core.actions import Send, StartFetch
+from sundog.core.actions import Send, StartFetch, StopFetch
 from sundog.core.config import Config
 from sundog.core.deadlines import Deadlines
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import HOST, Address, NodeID, ObjectID, address
+from sundog.core.ids import HOST, Address, NodeID, ObjectID, address, node_of
 from sundog.core.machine import Action
 from sundog.core.task import Value
 from sundog.core.units import Nanos
 
 _DOUBLINGS_MAX = 6
+#: What copying may take beyond ``fetch_answer_after``: 5 MB/s.
+_NANOS_PER_BYTE = 200
+#: So many times in a row nobody who has an object has answered, and people are told.
+_SILENCES_TOLD = 2
 
 
 class PullState(Enum):
@@ -57,6 +65,9 @@ class Pull(msgspec.Struct):
     source: NodeID = NodeID(-1)
     attempt: int = 0
     failures: int = 0
+    #: How often in a row there was no answer, or no bytes; and since when it has been asked for.
+    silences: int = 0
+    asked_at: Nanos = -1
     answer: msg.FetchAnswered | None = None
     offset: int = -1
     #: Nobody wants it any more; only what was begun has to end.
@@ -82,6 +93,13 @@ class Pulls:
         self._attempt = 0
         self._queue: deque[Pull] = deque()
         self._resting: Deadlines[ObjectID] = Deadlines()
+        #: By when the source has to have answered, or the bytes to be here, by attempt; what began to wait for it in this step.
+        self._answers_due: Deadlines[int] = Deadlines()
+        self._begun: list[Pull] = []
+        #: Nodes that were silent when they were asked last.
+        self._silent: dict[NodeID, None] = {}
+        #: Pulls of which people should be told that nobody answers.
+        self.unanswered: list[Pull] = []
         #: What failed in this step.
         self._failures: list[Pull] = []
         #: Fetches under way, by source.
@@ -131,6 +149,8 @@ class Pulls:
         """The source's answer; returns what has come with it, if it has."""
         pull = self._attempts.get(fact.attempt)
         value = fact.value
+        self._silent.pop(node_of(sender), None)
+        self._answers_due.cancel(fact.attempt)
         if pull is None or pull.state is not PullState.ASKED or pull.abandoned:
             if value is not None and value.offset >= 0:
                 self._said.append(Send(sender, msg.PinsReturned((fact.object_id,))))
@@ -146,6 +166,7 @@ class Pulls:
             self._end(pull)
             return Arrived(pull.object_id, value, fact.contained)
         pull.answer = fact
+        pull.silences = 0
         pull.state = PullState.ROOM
         self.rooms[pull.attempt] = value.size
         return None
@@ -156,6 +177,7 @@ class Pulls:
         if pull is None or pull.state is not PullState.ROOM or pull.answer is None or pull.answer.value is None:
             return False
         pull.state = PullState.COPYING
+        self._begun.append(pull)
         pull.offset = offset
         value = pull.answer.value
         self._said.append(StartFetch(pull.object_id, pull.source, value.size, offset, attempt, value.offset))
@@ -199,6 +221,7 @@ class Pulls:
 
     def node_lost(self, node: NodeID) -> None:
         """What was asked of the node will not be answered. What is being copied from it the loop still reports."""
+        self._silent.pop(node, None)
         for pull in list(self.under_way.values()):
             pull.nodes = tuple([other for other in pull.nodes if other != node])
             if pull.source == node and pull.state in (PullState.ASKED, PullState.ROOM):
@@ -218,6 +241,7 @@ class Pulls:
     def _leave(self, pull: Pull) -> None:
         """What was under way is not any more."""
         del self._attempts[pull.attempt]
+        self._answers_due.cancel(pull.attempt)
         self.rooms.pop(pull.attempt, None)
         self.bytes -= pull.size
         self._load[pull.source] -= 1
@@ -237,8 +261,41 @@ class Pulls:
         pull.failures += 1
         self._failures.append(pull)
 
+    def _give_up_silent(self, attempt: int) -> None:
+        """The source has not answered, or its bytes have not come, in time."""
+        pull = self._attempts[attempt]
+        self._silent[pull.source] = None
+        pull.silences += 1
+        if pull.silences == _SILENCES_TOLD and not pull.abandoned:
+            self.unanswered.append(pull)
+        if pull.state is PullState.COPYING:
+            self._said.append(StopFetch(attempt))  # FetchFailed follows
+        elif pull.abandoned:
+            self._leave(pull)
+            self._end(pull)
+        else:
+            self._fail(pull)
+
+    def _watch_begun(self, now: Nanos) -> None:
+        """Set by when what has begun in this step has to be over."""
+        for pull in self._begun:
+            if pull.state is PullState.ASKED or pull.state is PullState.COPYING:
+                copying = pull.size * _NANOS_PER_BYTE if pull.state is PullState.COPYING else 0
+                patience = self._config.fetch_answer_after + copying
+                self._answers_due.set(pull.attempt, now + (patience << min(pull.failures, _DOUBLINGS_MAX)))
+                if pull.asked_at < 0:
+                    pull.asked_at = now
+        self._begun.clear()
+
     def decide(self, now: Nanos) -> None:
-        """Let those that have rested go on, and start what is allowed."""
+        """Let those that have rested go on, give up who is silent, and start what is allowed."""
+        for attempt in self._answers_due.pop_due(now):
+            self._give_up_silent(attempt)
+        self._decide(now)
+        if self._begun:
+            self._watch_begun(now)
+
+    def _decide(self, now: Nanos) -> None:
         for pull in self._failures:
             if pull.state is PullState.RESTING and self.under_way.get(pull.object_id) is pull:
                 wait = self._config.fetch_retry_after << min(pull.failures - 1, _DOUBLINGS_MAX)
@@ -259,7 +316,9 @@ class Pulls:
             self._queue.popleft()
 
     def _start(self, pull: Pull) -> None:
-        nodes = [node for node in pull.nodes if node != pull.source] or list(pull.nodes)
+        others = [node for node in pull.nodes if node != pull.source] or list(pull.nodes)
+        nodes = [node for node in others if node not in self._silent] if self._silent else others
+        nodes = nodes or [node for node in pull.nodes if node not in self._silent] or others
         if not nodes:
             pull.state = PullState.LOCATING
             return
@@ -272,11 +331,13 @@ class Pulls:
         self._attempts[pull.attempt] = pull
         self._load[pull.source] = self._load.get(pull.source, 0) + 1
         self.bytes += pull.size
+        self._begun.append(pull)
         self._said.append(Send(address(pull.source, HOST), msg.FetchRequested(pull.object_id, pull.attempt)))
 
     def next_deadline(self) -> Nanos | None:
-        """Return when the next one has rested."""
-        return self._resting.next()
+        """Return when the next one has rested, or has waited in vain."""
+        rested, due = self._resting.next(), self._answers_due.next()
+        return min(rested, due) if rested is not None and due is not None else rested or due
 
     def check_invariants(self) -> None:
         """Raise InvariantViolation unless F1 and F2 hold."""

@@ -90,6 +90,8 @@ class Node(Fleet):
     def _perform(self, action: Action) -> None:
         if isinstance(action, act.StartFetch):
             self.cluster.fetch(self, action)
+        elif isinstance(action, act.StopFetch):
+            self.cluster.stop_fetch(self, action.attempt)
         elif isinstance(action, act.ClosePeer):
             self.cluster.close(self, action.node)
         else:
@@ -200,6 +202,12 @@ class Cluster:
     def fetch(self, node: Node, fetch: act.StartFetch) -> None:
         """A host copies an extent of another."""
         self._copies.append(_Copy(node, fetch, self.now + self._latency() + fetch.size))
+
+    def stop_fetch(self, node: Node, attempt: int) -> None:
+        """A host gives up a copy that takes too long."""
+        for copy in [copy for copy in self._copies if copy.node is node and copy.fetch.attempt == attempt]:
+            self._copies.remove(copy)
+            node.loop.append((LOOP, ev.FetchFailed(copy.fetch.object_id, copy.fetch.attempt, "it took too long")))
 
     def close(self, node: Node, peer: NodeID) -> None:
         """A host closes its connections with another, which is lost: what is being copied from there fails."""

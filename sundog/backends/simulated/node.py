@@ -23,6 +23,7 @@ from sundog.core.actions import (
     Send,
     StartFetch,
     StartWorker,
+    StopFetch,
     StopHost,
 )
 from sundog.core.config import Config
@@ -472,6 +473,12 @@ class Node(Process):
                 self._cluster.trace.fetched(self.number, action)
             self.store.copy(action.offset, action.size, source.store, action.source_offset)
             self.report(FetchFinished(action.object_id, action.attempt))
+
+    @performs(StopFetch)
+    def _stop_fetch(self, action: StopFetch) -> None:
+        fetch = self._fetches.pop(action.attempt, None)
+        if fetch is not None:
+            self.report(FetchFailed(fetch.object_id, fetch.attempt, f"node {fetch.source} has not sent it in time"))
 
     def peer_died(self, node: NodeID) -> None:
         """Another node is gone: its connections break, and what was coming from it does not come."""

@@ -16,7 +16,7 @@ from sundog.backends.simulated.experiment.measures import Measures
 from sundog.backends.simulated.network.connections import Network
 from sundog.backends.simulated.node import Node, NodeWorker, Store
 from sundog.backends.simulated.sim_loop import wire_size
-from sundog.core.actions import Dispatch, StartFetch
+from sundog.core.actions import Dispatch, StartFetch, StopFetch
 from sundog.core.config import Config
 from sundog.core.ids import Address, NodeID, ProcessID, address
 from sundog.core.machine import Fact
@@ -203,6 +203,12 @@ class BareNode(Node):
     def bytes_coming(self) -> int:
         """Return how many bytes are on their way here from other nodes' stores."""
         return sum([action.size for action in self._fetches.values()])
+
+    def _stop_fetch(self, action: StopFetch) -> None:
+        fetch = self._fetches.get(action.attempt)
+        if fetch is not None:
+            self.measures.bytes_dropped += fetch.size
+        super()._stop_fetch(action)
 
     def _drop_fetches(self, source: NodeID | None) -> None:
         for action in self._fetches.values():

@@ -94,11 +94,12 @@ class ClusterObjectManager(ObjectManager):
 
     def _tell_unanswered(self, pull: Pull) -> None:
         here, waited = f"node {self._node}", seconds(self._now - pull.asked_at)
+        what = f"ObjectID({pull.object_id.hex()}) ({pull.size:,} bytes)"
         nodes = ", ".join([f"node {node}" for node in sorted(pull.nodes)])
         text = (
-            f"{here} has waited {waited:.3g} s for a copy of ObjectID({pull.object_id.hex()}) ({pull.size:,} bytes) and does not reach "
-            f"any that has one ({nodes}), although the head hears from all: look at the network between them. It goes on asking; "
-            "where a node is stopped, what it had is computed again"
+            f"{here} has waited {waited:.3g} s for a copy of {what} and does not reach any that has one ({nodes}), although "
+            "the head hears from all: look at the network between them. It goes on asking; where a node is stopped, what it had is "
+            "computed again"
         )
         self._say(self._driver, msg.WarningRaised(text))
 

@@ -161,7 +161,7 @@ class ObjectManager:
             if object_id in objects:
                 self.references.declare(object_id, objects[object_id], submitter)
             else:
-                objects[object_id] = ObjectRecord(None, (), spec.name, returns, 1, spec)
+                objects[object_id] = ObjectRecord(None, (), "", returns, 1, spec)
                 self.references.by_process[submitter][object_id] = None
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._hold_arguments(spec, submitter)
@@ -206,10 +206,9 @@ class ObjectManager:
         self._ready[self._here].append(ReadyObject(object_id, record.value))
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
-        spec = fact.spec
+        spec, result = fact.spec, fact.results[0]
         if spec.return_count == 1:
             object_id = ObjectID(spec.task_id + FIRST_RETURN)
-            result = fact.results[0]
             record = self.objects.get(object_id)
             if record is not None:
                 self._seal(object_id, record, result.value, result.contained, fact.writer)
@@ -282,10 +281,11 @@ class ObjectManager:
         if record.value is not None:
             self._discard(value, writer)
             return
+        if record.spec is not None:
+            record.name, record.spec = record.spec.name, None
         if value.offset >= 0 and not self.ledger.seal(value.offset, object_id, writer):
             value = failed(FailureKind.OBJECT_LOST, f"{record.name}: its bytes were not where its writer said")
         record.value = value
-        record.spec = None
         if self.journal is not None:
             self.journal.objects_born.append(object_id)
         if contained:

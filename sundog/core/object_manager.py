@@ -206,9 +206,9 @@ class ObjectManager:
         self._ready[self._here].append(ReadyObject(object_id, record.value))
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
-        spec, result = fact.spec, fact.results[0]
+        spec = fact.spec
         if spec.return_count == 1:
-            object_id = ObjectID(spec.task_id + FIRST_RETURN)
+            object_id, result = ObjectID(spec.task_id + FIRST_RETURN), fact.results[0]
             record = self.objects.get(object_id)
             if record is not None:
                 self._seal(object_id, record, result.value, result.contained, fact.writer)

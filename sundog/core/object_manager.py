@@ -229,12 +229,12 @@ class ObjectManager:
             self._release(self.ledger.free(arguments_id(spec.task_id)))
 
     def _seal_all(self, spec: TaskSpec, results: tuple[Result, ...], writer: Address) -> None:
-        """Seal what a task returned, as far as anybody holds it; one result stands for all returns."""
-        ids = return_ids(spec.task_id, spec.return_count)
-        if len(results) == 1 and len(ids) > 1:
+        """Seal what a task returned, as far as anybody holds it. One failure stands for all returns, or for none, not held."""
+        ids = return_ids(spec.task_id, spec.return_count or 1)
+        if len(results) == 1:
             results = results * len(ids)
         objects, unheard = self.objects, False
-        for object_id, result in zip(ids, results, strict=True):
+        for object_id, result in zip(ids, results, strict=spec.return_count > 0):
             record = objects.get(object_id)
             if record is None:
                 unheard = unheard or result.value.error

@@ -393,6 +393,23 @@ def test_cancel_stops_what_has_not_started_and_nothing_else(gate: Gate, notes: N
 # -- the cluster --------------------------------------------------------------------------------------------------------------
 
 
+def test_many_tasks_want_what_only_one_can_have(start: Callable[..., Any]):
+    start(num_workers=2, num_gpus=1, resources={"disk": 2})
+
+    @sundog.remote(num_gpus=1)
+    def on_the_gpu(x):
+        time.sleep(0.001)
+        return x
+
+    @sundog.remote(resources={"disk": 1})
+    def on_a_disk(x):
+        return x
+
+    for _ in range(2):
+        both = [task.remote(x) for x in range(300) for task in (on_the_gpu, on_a_disk)]
+        assert sundog.get(both) == [x for x in range(300) for _ in range(2)]
+
+
 def test_nodes_and_resources_tell_what_there_is_and_what_is_free(start: Callable[..., Any], gate: Gate):
     start(num_workers=3, num_gpus=1, resources={"disk": 2.5})
 

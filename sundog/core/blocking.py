@@ -107,9 +107,13 @@ class BlockedTasks:
 
         Where the first of those that need the same CPUs does not go on, none behind it would.
         """
-        queues, actions = self.resumable, list[Action]()
-        firsts = [(queue[0][0], cpus) for cpus, queue in queues.items()]
-        heapify(firsts)
+        queues = self.resumable
+        actions: list[Action] = []
+        if len(queues) == 1:
+            firsts = list(enumerate(queues))
+        else:
+            firsts = [(queue[0][0], cpus) for cpus, queue in queues.items()]
+            heapify(firsts)
         while firsts:
             cpus = firsts[0][1]
             queue = queues[cpus]

@@ -5,7 +5,7 @@ Operations of the interpreter are counted (the same in every run); where C code 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,7 +20,7 @@ from sundog.core.ids import LOOP, ProcessID
 from sundog.core.machine import Action
 from sundog.core.messages import ReadyObject
 from sundog.core.object_manager import ObjectManager
-from sundog.core.resources import ONE_CPU, ResourceSet
+from sundog.core.resources import CPU, ONE_CPU, ResourceSet, Shape, shape
 from sundog.core.store_ledger import StoreLedger
 from sundog.core.task import TaskState
 from sundog.core.task_record import FunctionRecord, TaskRecord
@@ -279,21 +279,22 @@ def test_a_dead_process_gives_back_what_it_had_without_a_look_at_the_rest() -> N
 
 
 class Resuming:
-    """So many blocked tasks on a node of one CPU, which is taken; all they waited for is there."""
+    """Blocked tasks of these shapes on a node whose CPUs are taken by others; all they waited for is there."""
 
-    def __init__(self, count: int) -> None:
-        self.resources = ResourceSet((("CPU", count * 10_000),))
+    def __init__(self, shapes: Sequence[Shape]) -> None:
+        capacity = shape({CPU: 3 * len(shapes)})
+        self.resources = ResourceSet(capacity)
         self.pool = WorkerPool(NODE, ProcessID(2), self.resources)
         self.blocked = BlockedTasks(Config(overdraft_after=SECOND), self.pool)
-        self.records = [self._block(number) for number in range(count)]
-        self.resources.take((("CPU", count * 10_000),))
-        for number in range(count):
+        self.records = [self._block(number, wanted) for number, wanted in enumerate(shapes)]
+        self.resources.take(capacity)
+        for number in range(len(shapes)):
             self.blocked.ready(put_id(number), number)
 
-    def _block(self, number: int) -> TaskRecord:
+    def _block(self, number: int, wanted: Shape) -> TaskRecord:
         worker = self.pool.add()
         self.pool.started(worker, 1, 0)
-        assert self.pool.lease(ONE_CPU) is worker
+        assert self.pool.lease(wanted) is worker
         record = TaskRecord(spec(number), AT_DRIVER, number, FunctionRecord("f", inline()), [], {}, TaskState.DISPATCHED)
         record.worker = worker
         self.blocked.block(record, msg.TaskWaits(record.spec.task_id, number, (put_id(number),), 1))
@@ -302,7 +303,7 @@ class Resuming:
 
 def test_tasks_that_find_no_cpu_are_not_looked_at_one_by_one() -> None:
     def looking(count: int) -> float:
-        resuming = Resuming(count)
+        resuming = Resuming([ONE_CPU] * count)
         answers: list[object] = []
 
         def work() -> None:
@@ -318,7 +319,7 @@ def test_tasks_that_find_no_cpu_are_not_looked_at_one_by_one() -> None:
 
 def test_tasks_resume_one_by_one_in_the_order_in_which_they_could() -> None:
     def going_on(count: int) -> float:
-        resuming = Resuming(count)
+        resuming = Resuming([ONE_CPU] * count)
         resumed: list[Action] = []
 
         def work() -> None:

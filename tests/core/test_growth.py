@@ -26,7 +26,7 @@ from sundog.core.task import TaskState
 from sundog.core.task_record import FunctionRecord, TaskRecord
 from sundog.core.units import MILLISECOND, SECOND
 from sundog.core.worker_pool import WorkerPool
-from tests.support.builders import AT_DRIVER, AT_HOST, NODE, arena, inline, put_id, returned, said, spec, submitted, worker_at
+from tests.support.builders import AT_DRIVER, AT_HOST, NODE, arena, error, inline, put_id, returned, said, spec, submitted, worker_at
 
 #: Measured with so many others, and with four times as many.
 FEW = 100
@@ -185,6 +185,19 @@ def test_children_of_a_dead_worker_are_judged_by_the_task() -> None:
         return operations / count
 
     assert_flat(judging)
+
+
+def test_a_failure_of_many_returns_is_marked_as_heard_once() -> None:
+    def getting(count: int) -> float:
+        objects = Objects()
+        task = submitted(1, return_count=count)
+        objects.hear(1, (AT_DRIVER, task), (AT_HOST, msg.TaskRetired(task.spec, (msg.Result(error()),), worker_at(2))))
+        ids = tuple([returned(1, index) for index in range(1, count + 1)])
+        operations = counted(lambda: objects.hear(2, (AT_DRIVER, msg.ObjectsWanted(ids, True))))
+        assert all(record.heard for record in objects.objects.values())
+        return operations / count
+
+    assert_flat(getting)
 
 
 # -- room ------------------------------

@@ -35,6 +35,12 @@ def call_of(*args, **kwargs):
 
 
 @shared
+@pytest.mark.parametrize("name", ["self", "args", "kwargs", "session", "options", "definition", "function"])
+def test_no_keyword_of_a_function_is_taken_by_the_call_itself(name: str):
+    assert sundog.get(call_of.remote(1, **{name: 2})) == ((1,), {name: 2})
+
+
+@shared
 def test_keyword_default_star_and_keyword_only_arguments_arrive_as_in_a_plain_call():
     @sundog.remote
     def shown(a, b=2, *rest, c, d=4, **others):
@@ -370,6 +376,8 @@ def test_cancel_stops_what_has_not_started_and_nothing_else(gate: Gate, notes: N
     waiting = [when_told.remote(i) for i in range(2, 30)]
     cancelled = [sundog.cancel(object_id) for object_id in (running[0], waiting[-1])]
     assert cancelled == [False, True]
+    with pytest.raises(TypeError, match="cancel was given None"):
+        sundog.cancel(None)  # type: ignore[call-overload]
     sundog.cancel(waiting[10])
     gate.open()
     assert sundog.get(running) == [0, 1]

@@ -26,7 +26,20 @@ from sundog.core.task import TaskState
 from sundog.core.task_record import FunctionRecord, TaskRecord
 from sundog.core.units import MILLISECOND, SECOND
 from sundog.core.worker_pool import WorkerPool
-from tests.support.builders import AT_DRIVER, AT_HOST, NODE, arena, error, inline, put_id, returned, said, spec, submitted, worker_at
+from tests.support.builders import (
+    AT_DRIVER,
+    AT_HOST,
+    NODE,
+    arena,
+    error,
+    inline,
+    put_id,
+    returned,
+    said,
+    spec,
+    submitted,
+    worker_at,
+)
 
 #: Measured with so many others, and with four times as many.
 FEW = 100

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import ReleasePages, Send
+from sundog.core.asked_objects import AskedObjects
 from sundog.core.config import Config
 from sundog.core.explanation import explain_full
 from sundog.core.extent_requests import ExtentRequests
@@ -62,6 +63,7 @@ class ObjectManager:
         #: O1.
         self.objects: dict[ObjectID, ObjectRecord] = {}
         self.references = References()
+        self.asked = AskedObjects(self.objects, driver)
         self.ledger = StoreLedger(config.arena_bytes, config.extent_alignment, config.warm_bytes_max)
         #: Unfinished tasks, whose arguments are held (O3).
         self._tasks: dict[TaskID, TaskSpec] = {}
@@ -145,8 +147,7 @@ class ObjectManager:
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        waiting = self._extent_requests.waiting
-        return waiting[0].deadline if waiting else None
+        return self._extent_requests.next_deadline()
 
     # -- tasks ------------------------------
 
@@ -161,7 +162,7 @@ class ObjectManager:
             if object_id in objects:
                 self.references.declare(object_id, objects[object_id], submitter)
             else:
-                objects[object_id] = ObjectRecord(None, (), spec.name, returns, 1, spec)
+                objects[object_id] = ObjectRecord(None, (), "", returns, 1, spec)
                 self.references.by_process[submitter][object_id] = None
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._hold_arguments(spec, submitter)
@@ -208,8 +209,7 @@ class ObjectManager:
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
         spec = fact.spec
         if spec.return_count == 1:
-            object_id = ObjectID(spec.task_id + FIRST_RETURN)
-            result = fact.results[0]
+            object_id, result = ObjectID(spec.task_id + FIRST_RETURN), fact.results[0]
             record = self.objects.get(object_id)
             if record is not None:
                 self._seal(object_id, record, result.value, result.contained, fact.writer)
@@ -230,12 +230,12 @@ class ObjectManager:
             self._release(self.ledger.free(arguments_id(spec.task_id)))
 
     def _seal_all(self, spec: TaskSpec, results: tuple[Result, ...], writer: Address) -> None:
-        """Seal what a task returned, as far as anybody holds it; one result stands for all returns."""
-        ids = return_ids(spec.task_id, spec.return_count)
-        if len(results) == 1 and len(ids) > 1:
+        """Seal what a task returned, as far as anybody holds it. One failure stands for all returns, or for none, not held."""
+        ids = return_ids(spec.task_id, spec.return_count or 1)
+        if len(results) == 1:
             results = results * len(ids)
         objects, unheard = self.objects, False
-        for object_id, result in zip(ids, results, strict=True):
+        for object_id, result in zip(ids, results, strict=spec.return_count > 0):
             record = objects.get(object_id)
             if record is None:
                 unheard = unheard or result.value.error
@@ -282,10 +282,11 @@ class ObjectManager:
         if record.value is not None:
             self._discard(value, writer)
             return
+        if record.spec is not None:
+            record.name, record.spec = record.spec.name, None
         if value.offset >= 0 and not self.ledger.seal(value.offset, object_id, writer):
             value = failed(FailureKind.OBJECT_LOST, f"{record.name}: its bytes were not where its writer said")
         record.value = value
-        record.spec = None
         if self.journal is not None:
             self.journal.objects_born.append(object_id)
         if contained:
@@ -320,6 +321,8 @@ class ObjectManager:
 
     def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
         objects = self.objects
+        if sender != self._driver:
+            self.asked.add(sender, fact.object_ids)
         for object_id in fact.object_ids:
             record = objects.get(object_id)
             if record is None:
@@ -435,19 +438,15 @@ class ObjectManager:
         objects = self.objects
         self._let_go(self.references.process_lost(where))
         gone, self._unheld = self._unheld, []
-        unfinished = {o: record.returns for o in gone if (record := objects[o]).value is None}
-        for record in self.objects.values():
-            if record.wanting is not None and where in record.wanting:
-                record.wanting = [client for client in record.wanting if client != where] or None
-            if record.watching is not None and where in record.watching:
-                record.watching = [client for client in record.watching if client != where] or None
+        unfinished = {producer_of(o): (o, record.returns) for o in gone if (record := objects[o]).value is None}
+        self.asked.client_lost(where)
         self._ready.pop(where, None)
         self._extent_requests.process_lost(where)
         self._release(self.ledger.process_lost(where))
         self._free(gone)
-        unheld = dict.fromkeys([producer_of(o) for o, n in unfinished.items() if not (siblings(objects, o, n) or o in objects)])
+        unheld = tuple([task for task, (o, n) in unfinished.items() if not (siblings(objects, o, n) or o in objects)])
         if unheld:
-            self._say(self._here, msg.ReturnsUnheld(tuple(unheld)))
+            self._say(self._here, msg.ReturnsUnheld(unheld))
 
     # -- the arena ------------------------------
 
@@ -464,7 +463,7 @@ class ObjectManager:
             self._release(self.ledger.give_back(object_id, fact.worker))
 
     def _on_extent_wanted(self, sender: Address, fact: msg.ExtentWanted) -> None:
-        self._extent_requests.add(sender, fact.request, fact.size, self._now)
+        self._said += self._extent_requests.add(sender, fact.request, fact.size, self._now)
 
     def _on_extent_returned(self, sender: Address, fact: msg.ExtentReturned) -> None:
         self._release(self.ledger.abandon(fact.offset, sender, written=True))
@@ -495,6 +494,7 @@ class ObjectManager:
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
-        self.ledger.check_invariants()
+        for part in (self.ledger, self.asked, self._extent_requests):
+            part.check_invariants()
         mentions = [o for spec in self._tasks.values() for o in (*spec.dependencies, *spec.contained)]
         check_records(self.objects, self.references, mentions, retained={})

@@ -51,6 +51,9 @@ PAUSE: Nanos = 1 * MILLISECOND
 HELP_AFTER = 0.001
 #: Seconds between its looks whether the main thread still sends by itself what it leaves unsent when a body begins.
 WATCH_EVERY = 0.004
+#: The same while results are held that are awaited together: only a body that takes far longer than its mean keeps them, and
+#: each look takes the interpreter from a body.
+WATCH_PATIENTLY = 0.05
 #: It does if it had a turn this long ago.
 SENDS_ITSELF: Nanos = 2 * MILLISECOND
 #: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
@@ -103,7 +106,6 @@ class WorkerPort:
         self._flush_before_body = config.flush_before_body
         self._flush_after = config.flush_after
         self._patient_after = config.flush_patient_after
-        self._watch_patiently = max(WATCH_EVERY, config.flush_patient_after / 1_000_000_000)
         self._mean_shift = config.mean_shift
         #: All facts that are not sent are ends of tasks that are awaited together, and may stay so for a while.
         self._patient = False
@@ -309,7 +311,7 @@ class WorkerPort:
         if not self._urged:
             self._helper_watches = True
             if not self._urged:
-                self._gate.acquire(True, self._watch_patiently if self._patient else WATCH_EVERY)
+                self._gate.acquire(True, WATCH_PATIENTLY if self._patient else WATCH_EVERY)
             self._helper_watches = False
         if not self._urged:
             return False

@@ -109,9 +109,11 @@ def cancel(ids: Sequence[ObjectID[Any]]) -> list[bool]: ...
 def cancel(ids: ObjectID[Any] | Sequence[ObjectID[Any]]) -> bool | list[bool]:
     """Cancel the tasks that return ``ids``, if they have not started; ``get`` then raises TaskCancelledError.
 
-    Returns, for one ID or for each of a list, whether its task was cancelled.
+    Returns, for one ID or for each of a list, whether its task was cancelled. Raises TypeError for what is no ObjectID.
     """
     session = lifecycle.session()
+    if not isinstance(ids, (ObjectID, Iterable)):
+        get_put_wait._refuse(session, ids, "cancel was given")
     several = [ids] if isinstance(ids, ObjectID) else list(ids)
     for place, object_id in enumerate(several):
         if type(object_id) is not session.id_class:

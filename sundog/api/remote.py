@@ -46,12 +46,12 @@ class RemoteFunction(Generic[P, T]):
     if TYPE_CHECKING:
 
         @overload
-        def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectID[T]: ...
+        def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> ObjectID[T]: ...
 
         @overload
-        def remote(self, *args: Any, **kwargs: Any) -> ObjectID[T]: ...  # an ObjectID may stand for any argument
+        def remote(self, /, *args: Any, **kwargs: Any) -> ObjectID[T]: ...  # an ObjectID may stand for any argument
 
-        def remote(self, *args: Any, **kwargs: Any) -> ObjectID[T]:
+        def remote(self, /, *args: Any, **kwargs: Any) -> ObjectID[T]:
             """Start a task that calls the function, and return at once the ID of what it will return.
 
             An ObjectID given as an argument stands for its value: the task starts when that is there. With
@@ -74,7 +74,7 @@ class RemoteFunction(Generic[P, T]):
 
     else:
 
-        def remote(self, *args: Any, **kwargs: Any) -> Any:
+        def remote(self, /, *args: Any, **kwargs: Any) -> Any:
             session = current.session
             if session is None:
                 session = lifecycle.session()
@@ -126,7 +126,7 @@ if TYPE_CHECKING:
     class ManyReturns(Generic[P]):
         """A RemoteFunction with ``num_returns`` other than 1, as type checkers see it."""
 
-        def remote(self, *args: Any, **kwargs: Any) -> list[ObjectID[Any]]:
+        def remote(self, /, *args: Any, **kwargs: Any) -> list[ObjectID[Any]]:
             """See RemoteFunction.remote."""
             raise NotImplementedError
 

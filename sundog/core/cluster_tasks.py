@@ -24,7 +24,7 @@ from sundog.core.machine import Action, Handlers
 from sundog.core.offers import Offers
 from sundog.core.recovery import Service
 from sundog.core.task import FailureKind, TaskState, Value, arguments_id
-from sundog.core.task_record import NO_VALUES, NOTHING_MISSING, TaskRecord, set_state
+from sundog.core.task_record import Missing, TaskRecord, Values, set_state, unready
 from sundog.core.task_table import UNKNOWN_FUNCTION
 from sundog.core.units import Nanos
 
@@ -165,12 +165,13 @@ class ClusterScheduler(LocalScheduler):
         spec = fact.spec
         self._actions.append(Send(self._here, msg.TaskDeclared(spec, fact.submitter, fact.rebuild)))
         self._order += 1
-        values, missing = NO_VALUES, NOTHING_MISSING
-        if spec.dependencies or spec.arguments.offset >= 0:
-            values = [None] * len(spec.dependencies)
-            missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
-            if spec.arguments.offset >= 0:
-                missing[arguments_id(spec.task_id)] = _ARGUMENTS
+        values: Values = ()
+        missing: Missing = ()
+        if spec.dependencies:
+            values, missing = unready(spec.dependencies)
+        if spec.arguments.offset >= 0:
+            places = {object_id: index for index, object_id in enumerate(spec.dependencies)}
+            values, missing = [None] * len(places), {**places, arguments_id(spec.task_id): _ARGUMENTS}
         function = self.pipelines.functions.get(spec.function_id)
         record = TaskRecord(
             spec, fact.submitter, self._order, function or UNKNOWN_FUNCTION, values, missing, starts=fact.starts, assigned=True
@@ -185,10 +186,11 @@ class ClusterScheduler(LocalScheduler):
             self._to_ready(record)
 
     def _argument_ready(self, record: TaskRecord, object_id: ObjectID, value: Value) -> None:
-        if record.missing.get(object_id) != _ARGUMENTS:
+        missing = record.missing
+        if type(missing) is not dict or missing.get(object_id) != _ARGUMENTS:
             super()._argument_ready(record, object_id, value)
             return
-        del record.missing[object_id]
+        del missing[object_id]
         if record.state is not _WAITING:
             return
         if value.error:

@@ -241,16 +241,16 @@ class GlobalScheduler:
     def _on_task_ended(self, sender: Address, fact: msg.TaskEnded) -> None:
         """Free what is counted for it, tell the directory of what stays there, and the one that waits of the rest."""
         node, task_id = fact.node, fact.task_id
-        if node in self._heard:
-            self._heard[node].task_ids[task_id] = None
-        else:
-            self._heard[node] = _Ends(self._now, {task_id: None})
         assigned = self.assigned.get(task_id)
+        if assigned is None or assigned.task.rebuild or node_of(assigned.task.origin) != node:  # a node keeps no ends of its own
+            ends = self._heard.get(node)
+            if ends is None:
+                ends = self._heard[node] = _Ends(self._now, {})
+            ends.task_ids[task_id] = None
         if assigned is None or assigned.node != node:
             self._announce(fact)  # nobody waits: the copies that nobody holds go
             return
-        del self.assigned[task_id]
-        task = assigned.task
+        task = self.assigned.pop(task_id).task
         self._unassign(node, task.spec.resources)
         origin = node_of(task.origin)
         if task.rebuild:

@@ -161,7 +161,7 @@ class ObjectManager:
             if object_id in objects:
                 self.references.declare(object_id, objects[object_id], submitter)
             else:
-                objects[object_id] = ObjectRecord(None, (), spec.name, returns, 1, spec)
+                objects[object_id] = ObjectRecord(None, (), "", returns, 1, spec)
                 self.references.by_process[submitter][object_id] = None
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._hold_arguments(spec, submitter)
@@ -208,8 +208,7 @@ class ObjectManager:
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
         spec = fact.spec
         if spec.return_count == 1:
-            object_id = ObjectID(spec.task_id + FIRST_RETURN)
-            result = fact.results[0]
+            object_id, result = ObjectID(spec.task_id + FIRST_RETURN), fact.results[0]
             record = self.objects.get(object_id)
             if record is not None:
                 self._seal(object_id, record, result.value, result.contained, fact.writer)
@@ -230,12 +229,12 @@ class ObjectManager:
             self._release(self.ledger.free(arguments_id(spec.task_id)))
 
     def _seal_all(self, spec: TaskSpec, results: tuple[Result, ...], writer: Address) -> None:
-        """Seal what a task returned, as far as anybody holds it; one result stands for all returns."""
-        ids = return_ids(spec.task_id, spec.return_count)
-        if len(results) == 1 and len(ids) > 1:
+        """Seal what a task returned, as far as anybody holds it. One failure stands for all returns, or for none, not held."""
+        ids = return_ids(spec.task_id, spec.return_count or 1)
+        if len(results) == 1:
             results = results * len(ids)
         objects, unheard = self.objects, False
-        for object_id, result in zip(ids, results, strict=True):
+        for object_id, result in zip(ids, results, strict=spec.return_count > 0):
             record = objects.get(object_id)
             if record is None:
                 unheard = unheard or result.value.error
@@ -282,10 +281,11 @@ class ObjectManager:
         if record.value is not None:
             self._discard(value, writer)
             return
+        if record.spec is not None:
+            record.name, record.spec = record.spec.name, None
         if value.offset >= 0 and not self.ledger.seal(value.offset, object_id, writer):
             value = failed(FailureKind.OBJECT_LOST, f"{record.name}: its bytes were not where its writer said")
         record.value = value
-        record.spec = None
         if self.journal is not None:
             self.journal.objects_born.append(object_id)
         if contained:

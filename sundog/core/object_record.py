@@ -18,7 +18,7 @@ class ObjectRecord(msgspec.Struct, gc=False):
     #: None until it is sealed.
     value: Value | None = None
     contained: tuple[ObjectID, ...] = ()
-    #: What made it, for people.
+    #: What made it, for people; while ``spec`` is there, that says it.
     name: str = ""
     #: How many returns its task has.
     returns: int = 1

@@ -34,7 +34,7 @@ def object_row(host: Host, object_id: ObjectID) -> Row | None:
         "size": value.size if value is not None else None,
         "state": _state_of(value),
         "where": None if value is None else ("arena" if value.offset >= 0 else "inline"),
-        "made_by": record.name,
+        "made_by": record.name if record.spec is None else record.spec.name,
         "task": producer_of(object_id).hex(),
         "holders": record.holders,
     }

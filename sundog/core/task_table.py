@@ -22,7 +22,7 @@ from sundog.core.pipelines import Pipelines
 from sundog.core.ready_queue import ReadyQueues
 from sundog.core.resources import ResourceSet
 from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
-from sundog.core.task_record import NO_VALUES, NOTHING_MISSING, FunctionRecord, TaskRecord, set_state
+from sundog.core.task_record import FunctionRecord, TaskRecord, set_state, unready
 from sundog.core.units import Nanos
 from sundog.core.verdicts import epitaph
 from sundog.core.worker_pool import WorkerPool
@@ -70,16 +70,16 @@ class TaskTable:
 
     def _take(self, spec: TaskSpec, submitter: Address) -> TaskRecord:
         self._order = order = self._order + 1
-        values, missing = NO_VALUES, NOTHING_MISSING
-        if spec.dependencies:
-            values = [None] * len(spec.dependencies)
-            missing = {object_id: index for index, object_id in enumerate(spec.dependencies)}
         function = self._functions.get(spec.function_id)
-        record = TaskRecord(spec, submitter, order, function or UNKNOWN_FUNCTION, values, missing)
+        if function is not None:
+            function.keep_once(spec)
+        record = TaskRecord(spec, submitter, order, function or UNKNOWN_FUNCTION)
+        if spec.dependencies:
+            record.values, record.missing = unready(spec.dependencies)
         self._enter(record)
         if function is None:
             self._fail(record, FailureKind.FUNCTION_MISSING, f"function {spec.name} was never exported to this node")
-        elif missing:
+        elif record.missing:
             self._await(record)
         else:
             self._to_ready(record)
@@ -130,10 +130,13 @@ class TaskTable:
         self._actions.append(Send(self._head, msg.TaskSpilled(record.spec, record.submitter, record.starts)))
 
     def _argument_ready(self, record: TaskRecord, object_id: ObjectID, value: Value) -> None:
-        index = record.missing.pop(object_id, None)
-        if index is None or record.state is _FINISHED:
+        if record.state is _FINISHED or object_id not in record.missing:
             return
-        record.values[index] = value
+        missing, values = record.missing, record.values
+        if isinstance(missing, dict) and isinstance(values, list):
+            values[missing.pop(object_id)] = value
+        else:
+            record.values, record.missing = (value,), ()
         if value.offset >= 0:
             record.extents = True
         if record.state is not _WAITING:

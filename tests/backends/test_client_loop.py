@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from sundog.backends.exceptions import NodeDiedError, SessionClosedError
+from sundog.backends.local_processes import client_loop
 from sundog.backends.local_processes.channel import Channel, socket_pair
 from sundog.backends.local_processes.client_loop import DriverPort
 from sundog.core import messages as msg
@@ -132,6 +133,21 @@ def test_a_lone_submission_travels_although_nobody_asks(driver: Driver) -> None:
     while not driver.node.of(msg.TaskSubmitted) and time.monotonic() < deadline:
         sum(range(1000))  # a driver that computes and never blocks
     assert driver.node.of(msg.TaskSubmitted)
+
+
+def test_what_is_asked_for_at_once_travels_with_the_question(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_loop, "PAUSE", -1)  # as if every submission came after one
+    driver.node.answer = deliver
+    port = driver.port
+    for _ in range(100):
+        port.ask(GetRequested(port.next_request(), (submit(port),)))
+    driver.node.wait_for(msg.ObjectsWanted, 100)
+    assert driver.node.packets < 150, "not one for the submission and one for the question"
+    submit(port)
+    deadline = time.monotonic() + BOUND
+    while len(driver.node.of(msg.TaskSubmitted)) < 101 and time.monotonic() < deadline:
+        sum(range(1000))  # now it does not ask
+    assert len(driver.node.of(msg.TaskSubmitted)) == 101
 
 
 def test_a_tight_loop_hands_over_a_packet_every_sixty_four_tasks_or_so(driver: Driver) -> None:

@@ -236,6 +236,17 @@ def test_an_end_of_a_task_that_goes_there_again_is_not_acknowledged() -> None:
     assert told == Send(host(1), msg.EndsHeard((task(0).task_id, task(2).task_id)))
 
 
+def test_a_node_is_not_told_of_ends_of_its_own_tasks() -> None:
+    """It keeps none of them; and a node that is alone does not even know of such news."""
+    bench, many = Bench("round_robin"), CONFIG.ends_heard_max
+    bench.step(0, join(1, CPU=1))
+    for number in range(2 * many):
+        own = msg.TaskSpilled(task(number), address(NodeID(1), DRIVER))
+        assert acknowledged(bench.step(2 * number + 1, own, sender=host(1))) == []
+        assert acknowledged(bench.step(2 * number + 2, ended(number, 1), report(1))) == []
+    assert bench.machine._heard == {}
+
+
 def test_ends_of_a_lost_node_are_not_kept() -> None:
     bench = Bench()
     bench.step(0, join(1, CPU=1), ended(1, 1), msg.NodeLost(NodeID(1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import ReleasePages, Send
@@ -126,6 +128,25 @@ def test_a_task_holds_its_arguments_before_the_submitter_lets_go_and_until_it_is
     assert list(manager.machine.objects) == [X, Y, returned(1)]
     manager.hear((AT_HOST, msg.TaskRetired(spec(1, X, contained=(Y,)), (result(),), W2)))
     assert list(manager.machine.objects) == [returned(1)]
+
+
+def test_a_task_without_returns_lets_its_arguments_go_when_it_is_over() -> None:
+    manager = Manager()
+    manager.put(X, inline("argument"))
+    manager.hear((AT_DRIVER, submitted(1, X, return_count=0)), (AT_DRIVER, msg.HoldsReleased((X,))))
+    assert list(manager.machine.objects) == [X]
+    manager.hear((AT_HOST, msg.TaskRetired(spec(1, X, return_count=0), (), W2)))
+    assert not manager.machine.objects
+
+
+def test_the_failure_of_a_task_without_returns_is_said_at_once_and_its_bytes_are_freed() -> None:
+    manager = Manager()
+    large = msgspec.structs.replace(manager.room(64, W2), error=True)
+    manager.hear((AT_DRIVER, submitted(1, return_count=0)), (AT_DRIVER, submitted(2, return_count=0)))
+    [unheard] = said(manager.hear(retired(1, BOOM, returns=0)), msg.FailureUnheard)
+    assert (unheard.name, unheard.value) == ("f1", BOOM.value)
+    assert said(manager.hear(retired(2, msg.Result(large), returns=0)), msg.FailureUnheard)
+    assert manager.offsets() == []
 
 
 def test_a_container_holds_what_is_inside_it_however_deep() -> None:

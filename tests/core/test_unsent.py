@@ -50,19 +50,16 @@ def test_results_awaited_together_wait_while_what_is_behind_keeps_the_worker_bus
 
 def test_all_that_is_unsent_has_to_be_awaited_together() -> None:
     unsent = after(2000, patient=True)
-    unsent.ended(run(patient=True), 2000, 2000, 1, 1)
-    assert unsent.patient
-    assert not unsent.may_wait(FUNCTION, 6001, 2000, 9), "the first is the oldest"
-    unsent.ended(run(), 4000, 2000, 2, 2)
-    assert not unsent.patient
-    unsent.ended(run(patient=True), 6000, 2000, 3, 3)
-    assert not unsent.patient, "what is before it is not"
-
-    unsent = after(2000, patient=True)
-    unsent.ended(run(patient=True), 2000, 2000, 1, 2)
-    assert not unsent.patient, "the body has said something else"
-    unsent.ended(run(patient=True), 4000, 2000, 0, 0)
-    assert unsent.patient, "it was sent"
+    seen = [unsent.patient]
+    for place, patient in enumerate((True, False, True), 1):
+        unsent.ended(run(patient=patient), 2000 * place, 2000, place, place)
+        seen.append(unsent.patient)
+        assert not unsent.may_wait(FUNCTION, 6001, 2000, 9), "the first is the oldest"
+    assert seen == [True, True, False, False]
+    unsent.ended(run(patient=True), 8000, 2000, 0, 0)
+    assert unsent.patient, "all was sent"
+    unsent.ended(run(patient=True), 9000, 2000, 1, 2)
+    assert not unsent.may_wait(FUNCTION, 9000, 2000, 9), "the body has said something else"
 
 
 def test_a_mean_goes_down_at_once_and_up_slowly() -> None:

@@ -35,6 +35,12 @@ def call_of(*args, **kwargs):
 
 
 @shared
+@pytest.mark.parametrize("name", ["self", "args", "kwargs", "session", "options", "definition", "function"])
+def test_no_keyword_of_a_function_is_taken_by_the_call_itself(name: str):
+    assert sundog.get(call_of.remote(1, **{name: 2})) == ((1,), {name: 2})
+
+
+@shared
 def test_keyword_default_star_and_keyword_only_arguments_arrive_as_in_a_plain_call():
     @sundog.remote
     def shown(a, b=2, *rest, c, d=4, **others):
@@ -370,6 +376,8 @@ def test_cancel_stops_what_has_not_started_and_nothing_else(gate: Gate, notes: N
     waiting = [when_told.remote(i) for i in range(2, 30)]
     cancelled = [sundog.cancel(object_id) for object_id in (running[0], waiting[-1])]
     assert cancelled == [False, True]
+    with pytest.raises(TypeError, match="cancel was given None"):
+        sundog.cancel(None)  # type: ignore[call-overload]
     sundog.cancel(waiting[10])
     gate.open()
     assert sundog.get(running) == [0, 1]
@@ -383,6 +391,23 @@ def test_cancel_stops_what_has_not_started_and_nothing_else(gate: Gate, notes: N
 
 
 # -- the cluster --------------------------------------------------------------------------------------------------------------
+
+
+def test_many_tasks_want_what_only_one_can_have(start: Callable[..., Any]):
+    start(num_workers=2, num_gpus=1, resources={"disk": 2})
+
+    @sundog.remote(num_gpus=1)
+    def on_the_gpu(x):
+        time.sleep(0.001)
+        return x
+
+    @sundog.remote(resources={"disk": 1})
+    def on_a_disk(x):
+        return x
+
+    for _ in range(2):
+        both = [task.remote(x) for x in range(300) for task in (on_the_gpu, on_a_disk)]
+        assert sundog.get(both) == [x for x in range(300) for _ in range(2)]
 
 
 def test_nodes_and_resources_tell_what_there_is_and_what_is_free(start: Callable[..., Any], gate: Gate):

@@ -64,6 +64,31 @@ class WithDetails(Exception):
 # -- a task's own errors ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("ends", ["raises", "crashes"])
+def test_a_task_without_returns_that_fails_says_so_and_ends_nobodys_session(ends: str, tmp_path: Path) -> None:
+    done = run(
+        f"""
+        import os, sundog
+
+        @sundog.remote(num_returns=0, max_retries=0)
+        def fails():
+            {"raise ValueError('told by nobody else')" if ends == "raises" else "os._exit(3)"}
+
+        @sundog.remote
+        def one():
+            return 1
+
+        with sundog.init(num_workers=1):
+            assert fails.remote() is None
+            assert sundog.get(one.remote()) == 1
+    """,
+        tmp_path,
+    )
+    assert done.code == 0, done.err
+    assert "'fails' failed" in done.err
+    assert ("told by nobody else" if ends == "raises" else "died with exit code 3") in done.err
+
+
 @shared
 def test_an_error_keeps_its_type_and_is_a_task_error_too():
     failed = divide.remote(1, 0)

@@ -117,7 +117,7 @@ def test_what_is_held_goes_when_a_body_takes_longer_than_expected() -> None:
     with session() as traffic:
         sundog.get([sleeps.remote(0.00001) for _ in range(4)])
         traffic.ends.clear()
-        began = current.session.port.loop.now  # type: ignore[union-attr,attr-defined]
+        began = current.session.port.loop.now  # type: ignore[union-attr]
         sundog.get([sleeps.remote(span) for span in (0.00001, 0.00001, 0.00001, 1.0, 0.00001)])
         early = [when for when, _ in traffic.ends if when < began + 500 * MILLISECOND]
         assert sum([ends for when, ends in traffic.ends if when in early]) == 3
@@ -128,7 +128,7 @@ def test_what_is_held_of_many_goes_in_time() -> None:
     with session() as traffic:
         sundog.get([sleeps.remote(0.001) for _ in range(4)])
         traffic.ends.clear()
-        began = current.session.port.loop.now  # type: ignore[union-attr,attr-defined]
+        began = current.session.port.loop.now  # type: ignore[union-attr]
         sundog.get([sleeps.remote(span) for span in [0.001] * 3 + [1.0] + [0.001] * 60])
         early = [(when, ends) for when, ends in traffic.ends if when < began + 500 * MILLISECOND]
         assert sum([ends for _, ends in early]) == 3

@@ -64,6 +64,8 @@ class _PlainFunction:
         self._count = count
 
     def remote(self, *args: Any) -> Any:
+        if self._count == 0:
+            return None  # nobody will know what came of it
         try:
             for box in args:
                 if isinstance(box, Box) and box.error is not None:
@@ -84,6 +86,11 @@ def functions(api: Any) -> dict[str, Any]:
     @api.remote(num_returns=2, max_retries=0)
     def both(a, b):
         return a + 1, a * b
+
+    @api.remote(num_returns=0, max_retries=0)
+    def leave(a, fails):
+        if fails:
+            raise ValueError(a)
 
     @api.remote(max_retries=0)
     def tree(depth, width, a):
@@ -117,8 +124,8 @@ def functions(api: Any) -> dict[str, Any]:
         return total + a
 
     return {
-        "add": add, "both": both, "tree": tree, "open_boxes": open_boxes, "make_boxes": make_boxes, "fail_if": fail_if,
-        "forgive": forgive,
+        "add": add, "both": both, "leave": leave, "tree": tree, "open_boxes": open_boxes, "make_boxes": make_boxes,
+        "fail_if": fail_if, "forgive": forgive,
     }  # fmt: skip
 
 
@@ -143,7 +150,7 @@ def generate(random: Random) -> Program:
     for _ in range(random.randrange(4, 14)):
         kinds = ["add"]
         kinds += ["tree"] * 2 * ("nesting" in features)
-        kinds += ["both"] * 2 * ("several returns" in features)
+        kinds += ["both", "both", "leave"] * ("several returns" in features)
         kinds += ["open_boxes", "make_boxes"] * ("containers" in features and bool(numbers))
         kinds += ["fail_if", "fail_if", "forgive"] * ("failures" in features and bool(numbers))
         kind = random.choice(kinds)
@@ -152,6 +159,7 @@ def generate(random: Random) -> Program:
         drawn: dict[str, Callable[[], tuple[Any, ...]]] = {
             "add": lambda: (number(), number(safe)),
             "both": lambda: (number(), number(safe)),
+            "leave": lambda: (number(), random.randrange(2)),
             "tree": lambda: (random.randrange(1, 4), random.randrange(1, 3), number()),
             "open_boxes": lambda: (boxes, number()),  # noqa: B023 (called at once)
             "make_boxes": lambda: (number(), random.randrange(1, 4)),
@@ -160,7 +168,7 @@ def generate(random: Random) -> Program:
         }
         arguments = drawn[kind]()
         steps.append(Step(kind, arguments))
-        if kind != "make_boxes":
+        if kind not in ("make_boxes", "leave"):
             numbers.append(len(steps) - 1)
             if kind != "fail_if" and all(i in safe for i in _references(arguments)):
                 safe.append(len(steps) - 1)
@@ -200,7 +208,7 @@ def run(api: Any, known: dict[str, Any], program: Program) -> Found:
 
     for step in program.steps:
         result = known[step.function].remote(*[argument(thing) for thing in step.arguments])
-        made.append(result if isinstance(result, list) else [result])
+        made.append(result if isinstance(result, list) else [] if result is None else [result])
     outcomes: list[Any] = []
     ids = [box.hex() for boxes in made for box in boxes if hasattr(box, "hex")]
     for boxes in made:

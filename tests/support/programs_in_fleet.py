@@ -116,7 +116,8 @@ def draw_program(rng: Random, bodies: int, operations: int, *, waiting_with_gpu:
             drawn.append(operation)
         if index and not rng.randrange(10):
             drawn.insert(rng.randrange(len(drawn) + 1), Fail())
-        routines.append(Routine(tuple(drawn), rng.choice((1, 1, 2, 3)), not rng.randrange(3)))
+        returns = rng.choice((0, 1, 1, 2, 3) if index else (1, 1, 2, 3))
+        routines.append(Routine(tuple(drawn), returns, not rng.randrange(3)))
     return tuple(routines)
 
 
@@ -282,8 +283,9 @@ def _do(
         execution.drop(mine.pop(operation.place % len(mine)))
     elif isinstance(operation, Cancelled):
         returns = program[operation.body].returns
-        [first, *_] = execution.submit(f"body{operation.body}", return_count=returns, retries_max=retries)
-        execution.process.ask(lambda n: ev.Asked(n, msg.CancelRequested(n, (first,))))
+        made = execution.submit(f"body{operation.body}", return_count=returns, retries_max=retries)
+        if made:
+            execution.process.ask(lambda n: ev.Asked(n, msg.CancelRequested(n, (made[0],))))
     elif isinstance(operation, Compute):
         yield Work(operation.span)
     elif isinstance(operation, Fail):

@@ -19,6 +19,8 @@ REAL = ("backends", "integration")
 #: Neither tests nor to be collected.
 OTHERS = ("support", "__pycache__")
 _NICENESS = 15
+#: Seconds that one test of the run that gives way may take: on a busy machine the other may take nearly all there is.
+_GIVING_WAY_TIMEOUT = 540
 
 
 def pytest(folders: list[str], name: str, arguments: list[str], output: int | None = None) -> subprocess.Popen[bytes]:
@@ -35,7 +37,7 @@ def main(arguments: list[str]) -> int:
     folders = sorted(path.name for path in TESTS.iterdir() if path.is_dir() and path.name not in OTHERS)
     computing = [f"tests/{name}" for name in folders if name not in REAL]
     with tempfile.TemporaryFile() as said:
-        beside = pytest(computing, "computing", arguments, said.fileno())
+        beside = pytest(computing, "computing", [f"--timeout={_GIVING_WAY_TIMEOUT}", *arguments], said.fileno())
         try:
             code = pytest([f"tests/{name}" for name in REAL], "real", arguments).wait()
             other = beside.wait()

@@ -43,6 +43,8 @@ SUBMITTED_FOR: Nanos = 100 * MICROSECOND
 SUBMITTED_TOGETHER_MAX = 256
 #: Nothing was submitted for this long: the next submission is handed over at once, whatever the thread does then.
 PAUSE: Nanos = 1 * MILLISECOND
+#: What was submitted after a pause is asked for within this time, or not at once.
+ASKED_AT_ONCE: Nanos = 200 * MICROSECOND
 #: After a turn in which anything happened the client thread looks again after this long, although nobody rings.
 ALERT: Nanos = 1 * MILLISECOND
 #: A submitting thread waits at most this many seconds for the client thread to take what it appended.
@@ -89,6 +91,8 @@ class DriverPort:
         #: What travels together now.
         self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
         self._submitted_bytes = 0
+        #: What was last submitted was asked for at once, so the next is expected to be, too.
+        self._asks_at_once = False
         self._said_paused = False
         self._stopping = False
         self._finished = False
@@ -123,7 +127,11 @@ class DriverPort:
         now = _clock()
         if now - self._submitted_at > PAUSE:
             self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
-            full = True
+            full = not self._asks_at_once
+            if not full:  # rung, the client thread comes when this one waits for the answer, and both travel in one packet
+                self._asks_at_once = False
+                self._rung_at = now
+                pump.rouse()
         else:
             full = len(facts) >= self._together or self._submitted_bytes >= SUBMITTED_BYTES_TOGETHER
         self._submitted_at = now
@@ -159,6 +167,7 @@ class DriverPort:
         request: int = fact.request
         waiter = Waiter(fact)
         waiting = pump.waiters.by_request  # without calls: this is the path of a lone get
+        self._asks_at_once = _clock() - self._submitted_at < ASKED_AT_ONCE
         self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
         try:
             waiting[request] = waiter

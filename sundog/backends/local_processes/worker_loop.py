@@ -51,6 +51,9 @@ PAUSE: Nanos = 1 * MILLISECOND
 HELP_AFTER = 0.001
 #: Seconds between its looks whether the main thread still sends by itself what it leaves unsent when a body begins.
 WATCH_EVERY = 0.004
+#: The same while results are held that are awaited together: only a body that takes far longer than its mean keeps them, and
+#: each look takes the interpreter from a body.
+WATCH_PATIENTLY = 0.05
 #: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
 HELP_IDLE_MAX = 8
 
@@ -99,7 +102,6 @@ class WorkerPort:
         self.output = WorkerOutput(self._arm)
         self._random = RandomStreams(by_task_seeds)
         self._seeded = by_task_seeds
-        self._watch_patiently = max(WATCH_EVERY, config.flush_patient_after / 1_000_000_000)
         self._requests = itertools.count(1)
         self._stopping = False
         #: The task that runs or ran last; its execution's names.
@@ -288,7 +290,7 @@ class WorkerPort:
         if not self._urged:
             self._helper_watches = True
             if not self._urged:
-                self._gate.acquire(True, self._watch_patiently if self._unsent.patient else WATCH_EVERY)
+                self._gate.acquire(True, WATCH_PATIENTLY if self._unsent.patient else WATCH_EVERY)
             self._helper_watches = False
         if not self._urged:
             return False

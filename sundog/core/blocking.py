@@ -7,14 +7,18 @@ no free CPU for ``config.overdraft_after`` is granted it as overdraft, counted a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
+from heapq import heapify, heappop, heapreplace
 
 from sundog.core import messages as msg
 from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
 from sundog.core.dependencies import Dependencies
+from sundog.core.errors import InvariantViolation
 from sundog.core.ids import ObjectID, TaskID
 from sundog.core.machine import Action
+from sundog.core.resources import Shape, only_cpu
 from sundog.core.task import TaskState, Value
 from sundog.core.task_record import Blocking, TaskRecord, WorkerState, set_state
 from sundog.core.units import Nanos
@@ -30,8 +34,10 @@ class BlockedTasks:
         self._waiting: Dependencies[TaskRecord] = Dependencies()
         #: BLOCKED tasks, in the order of their blocking.
         self.blocked: dict[TaskID, TaskRecord] = {}
-        #: RESUMABLE tasks, in the order in which they became so.
-        self.resumable: deque[TaskRecord] = deque()
+        #: RESUMABLE tasks by the CPUs that they need, each with its place in the order in which they became so. One that no
+        #: longer waits in this way (its ``blocking`` is another) is dropped when it is first. No queue is empty.
+        self.resumable: dict[Shape, deque[tuple[int, TaskRecord, Blocking]]] = {}
+        self._order = 0
 
     def block(self, record: TaskRecord, fact: msg.TaskWaits) -> None:
         """DISPATCHED -> BLOCKED."""
@@ -80,12 +86,15 @@ class BlockedTasks:
         self._to_resumable(record, now)
 
     def _to_resumable(self, record: TaskRecord, now: Nanos) -> None:
-        assert record.blocking is not None
+        worker, blocking = record.worker, record.blocking
+        assert worker is not None
+        assert blocking is not None
         self._stop_waiting(record)
         del self.blocked[record.spec.task_id]
         set_state(record, TaskState.RESUMABLE)
-        record.blocking.resumable_at = now
-        self.resumable.append(record)
+        blocking.resumable_at = now
+        self._order += 1
+        self.resumable.setdefault(only_cpu(worker.shape), deque()).append((self._order, record, blocking))
 
     def _stop_waiting(self, record: TaskRecord) -> None:
         if record.blocking is not None:
@@ -94,28 +103,44 @@ class BlockedTasks:
             record.blocking.missing = {}
 
     def resume(self, now: Nanos) -> list[Action]:
-        """Grant CPUs to resumable tasks, oldest first: those that are free, or overdraft to those that waited long."""
-        if not self.resumable:
-            return []
+        """Grant CPUs to resumable tasks, oldest first: those that are free, or overdraft to those that waited long.
+
+        Where the first of those that need the same CPUs does not go on, none behind it would.
+        """
+        queues = self.resumable
         actions: list[Action] = []
-        still: deque[TaskRecord] = deque()
-        for record in self.resumable:
-            worker, blocking = record.worker, record.blocking
-            if record.state is not TaskState.RESUMABLE or worker is None or blocking is None:
-                continue
-            overdue = now - blocking.resumable_at >= self._config.overdraft_after
-            if overdue or self._pool.fits_unblocked(worker):
-                self._pool.unblock(worker)
-                set_state(record, TaskState.DISPATCHED)
-                record.blocking = None
-                if blocking.failure is None:
-                    actions.append(Send(worker.where, msg.TaskResumed(blocking.request)))
-                else:
-                    actions.append(Send(worker.where, msg.RequestRefused(blocking.request, blocking.failure)))
+        if len(queues) == 1:
+            firsts = list(enumerate(queues))
+        else:
+            firsts = [(queue[0][0], cpus) for cpus, queue in queues.items()]
+            heapify(firsts)
+        while firsts:
+            cpus = firsts[0][1]
+            queue = queues[cpus]
+            _, record, blocking = queue[0]
+            if record.blocking is blocking:
+                if now - blocking.resumable_at < self._config.overdraft_after and not self._pool.resources_fit(cpus):
+                    heappop(firsts)
+                    continue
+                actions.append(self._resume(record, blocking))
+            queue.popleft()
+            if queue:
+                heapreplace(firsts, (queue[0][0], cpus))
             else:
-                still.append(record)
-        self.resumable = still
+                heappop(firsts)
+                del queues[cpus]
         return actions
+
+    def _resume(self, record: TaskRecord, blocking: Blocking) -> Action:
+        """RESUMABLE -> DISPATCHED."""
+        worker = record.worker
+        assert worker is not None
+        self._pool.unblock(worker)
+        set_state(record, TaskState.DISPATCHED)
+        record.blocking = None
+        if blocking.failure is None:
+            return Send(worker.where, msg.TaskResumed(blocking.request))
+        return Send(worker.where, msg.RequestRefused(blocking.request, blocking.failure))
 
     def leave(self, record: TaskRecord) -> None:
         """The task is over, or its worker died, while it was blocked or resumable; the pool is told by the caller."""
@@ -125,8 +150,8 @@ class BlockedTasks:
 
     def next_deadline(self) -> Nanos:
         """Return when the next overdraft is due, or NEVER."""
-        after = self._config.overdraft_after
-        return min([r.blocking.resumable_at + after for r in self.resumable if r.blocking is not None], default=NEVER)
+        first = min([queue[0][2].resumable_at for queue in self.resumable.values()], default=NEVER)
+        return first + self._config.overdraft_after if first < NEVER else NEVER
 
     def force_resume(self, record: TaskRecord) -> None:
         """A task went on without its grant (it must have failed in its own thread): take its CPUs again."""
@@ -135,3 +160,15 @@ class BlockedTasks:
         self.leave(record)
         if worker.state is WorkerState.BLOCKED:
             self._pool.unblock(worker)
+
+    def check_invariants(self, tasks: Mapping[TaskID, TaskRecord]) -> None:
+        """Raise InvariantViolation unless those of ``tasks`` that are blocked or resumable are here, oldest first."""
+        if {t for t, record in tasks.items() if record.state is TaskState.BLOCKED} != self.blocked.keys():
+            raise InvariantViolation("blocked tasks differ from those in this state")
+        here = {record.spec.task_id for queue in self.resumable.values() for _, record, b in queue if record.blocking is b}
+        if {t for t, record in tasks.items() if record.state is TaskState.RESUMABLE} != here:
+            raise InvariantViolation("resumable tasks differ from those in this state")
+        for queue in self.resumable.values():
+            ages = [(order, blocking.resumable_at) for order, _, blocking in queue]
+            if not ages or ages != sorted(ages) or [at for _, at in ages] != sorted([at for _, at in ages]):
+                raise InvariantViolation("resumable tasks are not in the order in which they became so")

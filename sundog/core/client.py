@@ -6,7 +6,7 @@ which requests of threads hang on that. It decides what to tell the node and whe
 Invariants:
 
 * R1. an ID is in ``references`` exactly while the node counts this process among its holders (as far as told: FIFO);
-* R2. every ID in ``_delivering`` or ``_watching`` has an unanswered ObjectsWanted of that kind;
+* R2. every ID in ``_deliveries.first`` or ``_watching`` has an unanswered ObjectsWanted of that kind;
 * R3. a request is in ``requests`` until it is resolved, rejected or abandoned, exactly once.
 
 What it does not do: serialize, know tasks, print. Messages for a worker's pipeline go to ``executor``, not here.
@@ -33,6 +33,7 @@ from sundog.core.actions import (
 )
 from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
+from sundog.core.deliveries import NOBODY, Deliveries
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import FIRST_RETURN, Address, ObjectID, return_ids
 from sundog.core.known_objects import KnownObjects
@@ -42,6 +43,7 @@ from sundog.core.request import PATIENT_MIN, Request
 from sundog.core.request_times import RequestTimes
 from sundog.core.task import Failure, FailureKind, Value
 from sundog.core.units import Nanos, seconds
+from sundog.core.waits import Waits
 
 #: Facts that go to the node as they are.
 _FORWARDED = (
@@ -68,11 +70,11 @@ class Client:
         self.references: dict[ObjectID, int] = {}
         #: Held IDs that are known to be ready, and some of their values. Threads look into it.
         self.known = KnownObjects(config)
-        #: R2. ID -> requests that wait for its value.
-        self._delivering: dict[ObjectID, list[int]] = {}
+        #: R2. Which requests wait for which values.
+        self._deliveries = Deliveries()
         #: R2. IDs of which the node will tell when they are ready; and the requests that wait for such news.
         self._watching: dict[ObjectID, None] = {}
-        self._waits: dict[int, Request] = {}
+        self._waits = Waits()
         self._readahead = Readahead()
         self.requests: dict[int, Request] = {}  # R3; a loop may look how much each still misses
         self._questions: dict[int, None] = {}
@@ -222,15 +224,15 @@ class Client:
             task=fact.task, deliver=True, asked_at=self._now, values=values,
         )  # fmt: skip
         self.requests[number := fact.request] = request
-        delivering = self._delivering
+        deliveries = self._deliveries
+        first = deliveries.first
         wanted: list[ObjectID] = []
-        for object_id in missing:  # as in _subscribe
-            waiting = delivering.get(object_id)
-            if waiting is None:
-                delivering[object_id] = [number]
-                wanted.append(object_id)
+        for object_id in missing:
+            if object_id in first:
+                deliveries.join(object_id, number)
             else:
-                waiting.append(number)
+                first[object_id] = number
+                wanted.append(object_id)
         if len(wanted) >= PATIENT_MIN and fact.task is None and fact.deadline is None:
             self._actions.append(Send(self._host, msg.ObjectsWanted(tuple(wanted), deliver=True, patient=True)))
         else:
@@ -256,17 +258,8 @@ class Client:
             self._actions.append(Send(self._host, msg.ObjectsPolled(fact.request, tuple(missing))))
             return
         self._watch(missing)
-        self._waits[fact.request] = request
+        self._waits.add(fact.request, request)
         self._begin_waiting(fact.request, request)
-
-    def _subscribe(self, object_id: ObjectID, request: int) -> None:
-        """Put ``request`` among those that get the value of ``object_id``; ask the node if nobody has yet (R2)."""
-        waiting = self._delivering.get(object_id)
-        if waiting is None:
-            self._delivering[object_id] = [request]
-            self._wanted.append(object_id)
-        else:
-            waiting.append(request)
 
     def _watch(self, object_ids: Iterable[ObjectID]) -> None:
         """Ask the node for news of those of ``object_ids`` of which it is not going to tell already (R2)."""
@@ -326,26 +319,30 @@ class Client:
             if watched:
                 self._tell_waits(object_id)
             if value.offset < 0:
-                for number in self._delivering.pop(object_id, ()):
-                    self._arrived(number, object_id, value)
+                first = self._deliveries.first.pop(object_id, NOBODY)
+                if first:
+                    self._arrived(first, object_id, value)
+                    if self._deliveries.behind:
+                        for number in self._deliveries.take_behind(object_id):
+                            self._arrived(number, object_id, value)
             else:
                 self._deliver(object_id, value)
 
     def _tell_waits(self, object_id: ObjectID) -> None:
         """``object_id`` is ready."""
         self._watching.pop(object_id, None)
-        for number in [n for n, request in self._waits.items() if object_id in request.missing]:
+        for number in self._waits.take(object_id):
             self._arrived(number, object_id, None)
 
     def _deliver(self, object_id: ObjectID, value: Value) -> None:
         """Hand one value that lies in the arena to the first who waits for it, with its one grant; the rest ask again."""
-        waiting = [n for n in self._delivering.pop(object_id, ()) if n in self.requests]
-        if not waiting:
+        number = self._deliveries.take(object_id)
+        if number == NOBODY:
             self._pins.append(object_id)
             return
-        for number in waiting[1:]:
-            self._subscribe(object_id, number)
-        self._arrived(waiting[0], object_id, value)
+        if object_id in self._deliveries.first:
+            self._wanted.append(object_id)
+        self._arrived(number, object_id, value)
 
     def _arrived(self, number: int, object_id: ObjectID, value: Value | None) -> None:
         request = self.requests.get(number)
@@ -461,11 +458,9 @@ class Client:
         request = self.requests.pop(number)
         if not request.deliver:
             self._polls.pop(number, None)
-            self._waits.pop(number, None)
+            self._waits.remove(number)
         elif request.missing:  # it is given up
-            for object_id in request.missing:
-                if number in (waiting := self._delivering.get(object_id, [])):
-                    waiting.remove(number)
+            self._deliveries.give_up(number, request.missing)
         if request.deadline is not None:
             self._times.end(number)
 
@@ -488,10 +483,12 @@ class Client:
             if request.blocked and request.task is None:
                 raise InvariantViolation(f"request {number} is blocked without a task")
             for object_id in request.missing:
-                told = number in self._delivering.get(object_id, ()) if request.deliver else object_id in self._watching
+                told = self._deliveries.waits(number, object_id) if request.deliver else object_id in self._watching
                 if not told and number not in self._polls:
                     raise InvariantViolation(f"request {number} waits for {object_id.hex()} unheard (R2)")
         for object_id, count in self.references.items():
             if count < 0:
                 raise InvariantViolation(f"{object_id.hex()} has {count} references (R1)")
+        self._deliveries.check_invariants()
+        self._waits.check_invariants()
         self.known.check_invariants(self.references)

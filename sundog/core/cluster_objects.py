@@ -448,7 +448,8 @@ class ClusterObjectManager(ObjectManager):
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
-        self.ledger.check_invariants()
+        for part in (self.ledger, self.asked, self._extent_requests):
+            part.check_invariants()
         self.pulls.check_invariants()
         mentions = [o for spec in self._tasks.values() for o in (*spec.dependencies, *spec.contained)]
         for declared in self.foreign.values():

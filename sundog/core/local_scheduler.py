@@ -466,4 +466,5 @@ class LocalScheduler(TaskTable):
         self.resources.check_invariants()
         self.pool.check_invariants()
         check_tasks(self.tasks, self.pool.workers.values())
+        self.blocking.check_invariants(self.tasks)
         self._check_argument_bytes()

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import ReleasePages, Send
+from sundog.core.asked_objects import AskedObjects
 from sundog.core.config import Config
 from sundog.core.explanation import explain_full
 from sundog.core.extent_requests import ExtentRequests
@@ -62,6 +63,7 @@ class ObjectManager:
         #: O1.
         self.objects: dict[ObjectID, ObjectRecord] = {}
         self.references = References()
+        self.asked = AskedObjects(self.objects, driver)
         self.ledger = StoreLedger(config.arena_bytes, config.extent_alignment, config.warm_bytes_max)
         #: Unfinished tasks, whose arguments are held (O3).
         self._tasks: dict[TaskID, TaskSpec] = {}
@@ -145,8 +147,7 @@ class ObjectManager:
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
-        waiting = self._extent_requests.waiting
-        return waiting[0].deadline if waiting else None
+        return self._extent_requests.next_deadline()
 
     # -- tasks ------------------------------
 
@@ -320,6 +321,8 @@ class ObjectManager:
 
     def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
         objects = self.objects
+        if sender != self._driver:
+            self.asked.add(sender, fact.object_ids)
         for object_id in fact.object_ids:
             record = objects.get(object_id)
             if record is None:
@@ -435,19 +438,15 @@ class ObjectManager:
         objects = self.objects
         self._let_go(self.references.process_lost(where))
         gone, self._unheld = self._unheld, []
-        unfinished = {o: record.returns for o in gone if (record := objects[o]).value is None}
-        for record in self.objects.values():
-            if record.wanting is not None and where in record.wanting:
-                record.wanting = [client for client in record.wanting if client != where] or None
-            if record.watching is not None and where in record.watching:
-                record.watching = [client for client in record.watching if client != where] or None
+        unfinished = {producer_of(o): (o, record.returns) for o in gone if (record := objects[o]).value is None}
+        self.asked.client_lost(where)
         self._ready.pop(where, None)
         self._extent_requests.process_lost(where)
         self._release(self.ledger.process_lost(where))
         self._free(gone)
-        unheld = dict.fromkeys([producer_of(o) for o, n in unfinished.items() if not (siblings(objects, o, n) or o in objects)])
+        unheld = tuple([task for task, (o, n) in unfinished.items() if not (siblings(objects, o, n) or o in objects)])
         if unheld:
-            self._say(self._here, msg.ReturnsUnheld(tuple(unheld)))
+            self._say(self._here, msg.ReturnsUnheld(unheld))
 
     # -- the arena ------------------------------
 
@@ -464,7 +463,7 @@ class ObjectManager:
             self._release(self.ledger.give_back(object_id, fact.worker))
 
     def _on_extent_wanted(self, sender: Address, fact: msg.ExtentWanted) -> None:
-        self._extent_requests.add(sender, fact.request, fact.size, self._now)
+        self._said += self._extent_requests.add(sender, fact.request, fact.size, self._now)
 
     def _on_extent_returned(self, sender: Address, fact: msg.ExtentReturned) -> None:
         self._release(self.ledger.abandon(fact.offset, sender, written=True))
@@ -495,6 +494,7 @@ class ObjectManager:
 
     def check_invariants(self) -> None:
         """See ``machine.Machine``."""
-        self.ledger.check_invariants()
+        for part in (self.ledger, self.asked, self._extent_requests):
+            part.check_invariants()
         mentions = [o for spec in self._tasks.values() for o in (*spec.dependencies, *spec.contained)]
         check_records(self.objects, self.references, mentions, retained={})

@@ -46,6 +46,8 @@ def siblings(objects: Mapping[ObjectID, ObjectRecord], object_id: ObjectID, retu
 
 def mark_heard(objects: Mapping[ObjectID, ObjectRecord], object_id: ObjectID, record: ObjectRecord) -> None:
     """Somebody was told of this failure, so of its task: no return of it needs to be printed at the end."""
+    if record.heard:
+        return  # and so are all returns of its task
     record.heard = True
     for sibling in siblings(objects, object_id, record.returns):
         sibling.heard = True

@@ -50,6 +50,8 @@ def without_cpu(wanted: Shape) -> Shape:
 
 def only_cpu(wanted: Shape) -> Shape:
     """Return what a blocked task gives back: its CPUs."""
+    if len(wanted) == 1 and wanted[0][0] == CPU:
+        return wanted
     return tuple([pair for pair in wanted if pair[0] == CPU])
 
 

@@ -90,10 +90,6 @@ class WorkerPool:
         worker.state = WorkerState.BLOCKED
         self.blocked[worker.worker] = worker
 
-    def fits_unblocked(self, worker: WorkerRecord) -> bool:
-        """Tell whether the CPUs that a blocked worker gave back are free now."""
-        return self._resources.fits(only_cpu(worker.shape))
-
     def unblock(self, worker: WorkerRecord) -> None:
         """BLOCKED -> LEASED: its CPUs are taken again, as overdraft if they are not free."""
         cpus = only_cpu(worker.shape)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from sundog.core import messages as msg
 from sundog.core.ids import ObjectID
-from sundog.core.resources import UNIT, shape
+from sundog.core.resources import CPU, UNIT, shape
 from sundog.core.task import FailureKind
 from sundog.core.units import MILLISECOND, SECOND
-from tests.support.builders import GPU_1
+from tests.core.test_growth import Resuming
+from tests.support.builders import GPU_1, said
 from tests.support.fleet import Body, Execution, Fleet, Get, Refused, Wait, Work, config, inline
 
 GPUS_2 = shape({"GPU": 2})
@@ -233,3 +235,32 @@ def test_waiting_for_some_of_many_in_whatever_order_things_happen(seed: int) -> 
     fleet.driver.drop_all()
     fleet.run()
     fleet.check_empty()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_who_goes_on_is_the_oldest_that_fits_or_is_overdue_and_nobody_else(seed: int) -> None:
+    """Against a model that goes through all, oldest first. The n-th could go on at n; overdraft is due a second later."""
+    rng = Random(seed)
+    cpus = [rng.choice([0, 1, 2, 3]) for _ in range(12)]
+    resuming = Resuming([shape({CPU: each}) for each in cpus])
+    waiting = {number: each * UNIT for number, each in enumerate(cpus)}
+    now = 20
+    while waiting:
+        now = SECOND + rng.randrange(12) if rng.random() < 0.2 else now + 1
+        given = min(rng.choice([0, 1, 2, 4]) * UNIT, 36 * UNIT - resuming.resources.free[CPU])
+        resuming.resources.give(((CPU, given),))
+        gone = rng.choice([*waiting])
+        if rng.random() < 0.2:
+            resuming.blocked.leave(resuming.records[gone])
+            del waiting[gone]
+        free, expected = resuming.resources.free[CPU], []
+        for number, wanted in list(waiting.items()):
+            if now - number >= SECOND or not wanted or wanted <= free:
+                expected.append(number)
+                free -= wanted
+                del waiting[number]
+        assert [fact.request for fact in said(resuming.blocked.resume(now), msg.TaskResumed)] == expected
+        assert resuming.resources.free[CPU] == free
+        assert bool(resuming.blocked.resumable) == bool(waiting)
+        if waiting:
+            assert resuming.blocked.next_deadline() == min(waiting) + SECOND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -397,3 +398,55 @@ def test_only_a_drivers_get_of_many_is_patient() -> None:
         peer = Peer()
         peer.tell(*many)
         assert not [a for a in peer.tell(asked) if isinstance(a, Send) and getattr(a.message, "patient", False)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_many_gets_and_waits_for_the_same_objects_are_each_answered_once(seed: int) -> None:
+    """In any order of asking, giving up and arriving; and every grant is somebody's or goes back."""
+    rng = Random(seed)
+    peer = Peer()
+    ids = [put_id(n) for n in range(6)]
+    open_: dict[int, str] = {}
+    granted, given, asked = 0, 0, dict.fromkeys(ids, 0)
+    ready_ids: dict[ObjectID, Value] = {}
+
+    def take(actions: list[Action]) -> None:
+        nonlocal given
+        for action in actions:
+            if isinstance(action, ResolveGet | ResolveWait):
+                kind = open_.pop(action.request)
+                assert (kind == "get") == isinstance(action, ResolveGet)
+                given += sum(value.offset >= 0 for value in action.values) if isinstance(action, ResolveGet) else 0
+            elif isinstance(action, Send) and isinstance(action.message, msg.ObjectsWanted) and action.message.deliver:
+                for object_id in action.message.object_ids:
+                    asked[object_id] += 1
+            elif isinstance(action, Send) and isinstance(action.message, msg.PinsReturned):
+                given += len(action.message.object_ids)
+
+    for number in range(1, 60):
+        some = rng.sample(ids, rng.randint(1, 3))
+        open_[number] = rng.choice(["get", "wait"])
+        take(peer.tell(get(number, *some) if open_[number] == "get" else wait(number, rng.randint(1, len(some)), *some)))
+        if open_ and rng.random() < 0.3:
+            gone = rng.choice([*open_])
+            del open_[gone]
+            take(peer.tell(ev.RequestAbandoned(gone)))
+        if rng.random() < 0.1:
+            object_id = rng.choice(ids)
+            ready_ids.setdefault(object_id, rng.choice([inline("x"), arena(64)]))
+            take(peer.hear(ready(object_id)))
+        for object_id, value in ready_ids.items():
+            while asked[object_id] and rng.random() < 0.5:
+                asked[object_id] -= 1
+                granted += value.offset >= 0
+                take(peer.hear(ready(object_id, value)))
+    for object_id in ids:
+        take(peer.hear(ready(object_id)))
+        value = ready_ids.get(object_id, arena(64))
+        while asked[object_id]:
+            asked[object_id] -= 1
+            granted += value.offset >= 0
+            take(peer.hear(ready(object_id, value)))
+    assert open_ == {}
+    assert granted == given
+    assert not peer.machine.requests

@@ -8,6 +8,7 @@ from sundog.core import events as ev
 from sundog.core import messages as msg
 from sundog.core.actions import RejectRequest, ResolveGet, ResolveWait, Send
 from sundog.core.config import Config
+from sundog.core.deliveries import NOBODY
 from sundog.core.ids import ObjectID
 from sundog.core.known_objects import ENTRY_BYTES, KnownObjects
 from sundog.core.machine import Action
@@ -138,7 +139,7 @@ def test_gets_that_are_given_up_leave_nothing_behind() -> None:
     for request in range(1, 50):
         peer.tell(get(request, returned(1)))
         peer.tell(ev.RequestAbandoned(request))
-    assert peer.machine._delivering == {returned(1): []}
+    assert peer.machine._deliveries.first == {returned(1): NOBODY}
     assert peer.hear(ready(returned(1), arena(64))) == sends(msg.PinsReturned((returned(1),)))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address
-from sundog.core.store_ledger import LOOKED_AT_MAX, Extent, ExtentState, StoreLedger
+from sundog.core.store_ledger import Extent, ExtentState, StoreLedger
 from tests.support.builders import AT_DRIVER, put_id, worker_at
 
 W2, W3 = worker_at(2), worker_at(3)
@@ -179,15 +179,27 @@ def test_joined_room_is_that_of_who_wrote_most_of_it() -> None:
     assert taken(store, 64, W2).offset == 0
 
 
-def test_the_search_for_ones_own_room_is_bounded() -> None:
-    count = 4 * LOOKED_AT_MAX
+def test_ones_own_room_is_found_behind_any_number_of_others() -> None:
+    count = 300
     store = ledger(2 * 64 * count, 2 * 64 * count)
     for number in range(2 * count):
         writer = W2 if number == 2 * (count - 1) else W3
         assert store.seal(taken(store, 64, writer).offset, put_id(number), writer)
     for number in range(0, 2 * count, 2):
         store.free(put_id(number))
-    assert taken(store, 64, W2).offset == 0
+    assert taken(store, 64, W2).offset == 64 * 2 * (count - 1)
+    assert taken(store, 64, W2).offset == 0, "then the first of the others'"
+
+
+def test_the_smallest_room_that_is_large_enough_is_taken_and_of_equals_the_first() -> None:
+    store = ledger(2048)
+    sizes = [256, 64, 128, 64, 192, 64, 128, 64]
+    for number, size in enumerate(sizes):
+        sealed(store, size, number)
+    for number in (0, 2, 4, 6):
+        store.free(put_id(number))
+    assert [taken(store, size).offset for size in (128, 128, 128, 128, 128, 64)] == [320, 768, 512, 0, 128, 640]
+    assert not taken(store, 64).warm, "all that was free and warm is taken"
 
 
 def test_a_dead_process_loses_its_grants_and_unsealed_extents_and_nothing_else() -> None:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from sundog.core.config import Config
 from sundog.core.ids import TaskID, producer_of, return_index
 from sundog.core.machine import Fact
 from sundog.core.messages import Result, RunTask, RunTasks, TasksDropped, TasksForgotten, TaskSkipped
 from sundog.core.task import Value
-from sundog.core.units import Nanos
 
 
 class Executor:
@@ -61,15 +59,6 @@ class Executor:
                 value = results[return_index(object_id) - 1].value
             found.append(value)
         return tuple(found)
-
-    def may_hold(self, config: Config, mean: Nanos | None, waited: Nanos) -> bool:
-        """Tell whether results that are awaited together, unsent for ``waited``, may wait for one more body of about ``mean``.
-
-        What is behind that body has to keep the worker busy while the node hears of them and sends more.
-        """
-        if mean is None:
-            return False
-        return waited + mean <= config.flush_patient_after and len(self.queue) * mean >= config.flush_patient_ahead
 
     def skip(self, run: RunTask) -> Fact:
         """Return what to tell the node about a task that cannot run because one ahead of it gave no value."""

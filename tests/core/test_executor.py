@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sundog.core.config import Config
 from sundog.core.executor import Executor
 from sundog.core.ids import ObjectID
 from sundog.core.messages import RunTask, RunTasks, TasksDropped, TasksForgotten, TaskSkipped
@@ -68,14 +67,3 @@ def test_reclaimed_tasks_are_dropped_and_only_they() -> None:
     assert [task.sequence for task in executor.queue] == [1, 4]
     assert executor.forget(TasksForgotten(2, 3)) == TasksDropped(3)
     assert [task.sequence for task in executor.queue] == [1, 4]
-
-
-def test_results_are_held_while_what_is_behind_keeps_the_worker_busy() -> None:
-    config, executor = Config(flush_patient_after=8000, flush_patient_ahead=500), Executor()
-    assert not executor.may_hold(config, 2000, 0), "nothing is behind"
-    executor.accept(RunTasks((run(1), run(2))))
-    assert executor.may_hold(config, 2000, 6000)
-    assert not executor.may_hold(config, 2000, 6001), "they would be too old"
-    assert executor.may_hold(config, 250, 0)
-    assert not executor.may_hold(config, 249, 0), "what is behind is over before more has come"
-    assert not executor.may_hold(config, None, 0), "nobody knows how long it takes"

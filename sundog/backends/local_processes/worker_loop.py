@@ -41,6 +41,7 @@ from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID
 from sundog.core.machine import Fact
 from sundog.core.task import FailureKind, Value
 from sundog.core.units import MICROSECOND, MILLISECOND, Nanos
+from sundog.core.unsent import Unsent
 
 #: What a body's submissions gather to before they are sent: facts, or this much time (protocols: 3).
 SUBMITTED_TOGETHER = 64
@@ -54,8 +55,6 @@ WATCH_EVERY = 0.004
 #: The same while results are held that are awaited together: only a body that takes far longer than its mean keeps them, and
 #: each look takes the interpreter from a body.
 WATCH_PATIENTLY = 0.05
-#: It does if it had a turn this long ago.
-SENDS_ITSELF: Nanos = 2 * MILLISECOND
 #: So many looks at which there was nothing to do send it to sleep, from which waking it costs a system call.
 HELP_IDLE_MAX = 8
 
@@ -99,23 +98,19 @@ class WorkerPort:
         self._executor = Executor()
         #: Functions as they were delivered; the body loads each at its first run.
         self._functions: dict[FunctionID, msg.FunctionDelivered] = {}
-        self._means: dict[FunctionID, Nanos] = {}
+        #: Whether what ``facts`` holds may wait for another body.
+        self._unsent = Unsent(config)
         self.output = WorkerOutput(self._arm)
         self._random = RandomStreams(by_task_seeds)
         self._seeded = by_task_seeds
-        self._flush_before_body = config.flush_before_body
-        self._flush_after = config.flush_after
-        self._patient_after = config.flush_patient_after
-        self._mean_shift = config.mean_shift
-        #: All facts that are not sent are ends of tasks that are awaited together, and may stay so for a while.
-        self._patient = False
-        self._patient_since: Nanos = 0
         self._requests = itertools.count(1)
         self._stopping = False
         #: The task that runs or ran last; its execution's names.
         self._run: msg.RunTask | None = None
         self._main_ids: IdSequence | None = None
-        self._lanes = itertools.count(1)
+        #: Lanes of this task that other threads took.
+        self._lanes = 0
+        self._lanes_lock = allocate_lock()
         self._local = threading.local()
         self._blocked: Nanos = 0
         #: When the first submission since the last turn was made.
@@ -144,13 +139,12 @@ class WorkerPort:
             start_new_thread(self._help, ())
         except RuntimeError:  # the last process that a limit allows has no room for its second thread
             raise SystemExit(limit_reached(BlockingIOError(errno.EAGAIN, ""))) from None
-        executor = self._executor
+        executor, unsent = self._executor, self._unsent
         while True:
-            run = executor.next()
-            if run is not None:
-                self._execute(run, body)
+            if executor.queue:
+                self._execute(executor.queue.popleft(), body)
                 continue
-            if self._pump.pending() and not (self._patient and self._refill()):
+            if self._pump.pending() and not (unsent.patient and self._refill()):
                 self._turn()
             if executor.queue:
                 continue
@@ -161,11 +155,11 @@ class WorkerPort:
 
     def _refill(self) -> bool:
         """The pipeline is empty, and results that may wait are unsent: look whether more tasks have come, and take only those."""
-        pump, unsent = self._pump, len(self.facts)
+        pump, unsent, count = self._pump, self._unsent, len(self.facts)
         pump.sleep(0)
         self._turn(hold=True)
-        self._patient = len(self.facts) == unsent
-        return self._patient and bool(self._executor.queue)
+        unsent.patient = len(self.facts) == count
+        return unsent.patient and bool(self._executor.queue)
 
     def _execute(self, run: msg.RunTask, body: Body) -> None:
         """Run one task of the pipeline if it can still be claimed. The main thread holds ``_pumping``."""
@@ -178,21 +172,17 @@ class WorkerPort:
         if values is None:
             self._progress[STARTED] = self._progress[FINISHED] = sequence
             self.facts.append(executor.skip(run))
-            self._patient = False
+            self._unsent.patient = False
             return
-        function_id = spec.function_id
-        mean = self._means.get(function_id)
-        pump, output, facts = self._pump, self.output, self.facts
+        unsent, output, facts = self._unsent, self.output, self.facts
         began = _clock()
-        if facts:
-            short = mean is not None and mean <= self._flush_before_body and began - pump.turned_at <= self._flush_after
-            if not short and not (self._patient and executor.may_hold(self.config, mean, began - self._patient_since)):
-                self._turn()
-                began = _clock()
-        unsent, turned_at = len(facts), pump.turned_at
+        if facts and not unsent.may_wait(spec.function_id, began, self._pump.turned_at, len(executor.queue)):
+            self._turn()
+            began = _clock()
+        before = len(facts)
         self._run = run
         self._main_ids = None
-        self._lanes = itertools.count(1)
+        self._lanes = 0
         self._blocked = 0
         output.task = spec.name
         if self._seeded:
@@ -200,25 +190,18 @@ class WorkerPort:
         self._progress[STARTED] = sequence
         self._release()
         try:
-            outcome = body(run, self._functions.get(function_id), values)
+            outcome = body(run, self._functions.get(spec.function_id), values)
         finally:
-            self._take()
+            self._main_pumps = True  # as _take does, without the call
+            if not self._pumping.acquire(False):
+                self._take()
         if output.touched:
             output.end()
         output.task = ""
-        took = _clock() - began - self._blocked - outcome.loading
+        ended = _clock()
+        took = ended - began - self._blocked - outcome.loading
         self._progress[FINISHED] = sequence
-        # Down at once, up slowly: what another process's turn on the core added is no work of the function's.
-        if mean is None or took < mean:
-            self._means[function_id] = took
-        else:
-            self._means[function_id] = mean + (min(took - mean, mean) >> self._mean_shift) + 1
-        # Whether all that is unsent now are ends of tasks that are awaited together.
-        now_unsent = len(facts)
-        if not now_unsent:
-            self._patient, self._patient_since = run.patient, began + took
-        elif not run.patient or now_unsent != unsent or pump.turned_at != turned_at:
-            self._patient = False
+        unsent.ended(run, ended, took, before, len(facts))
         facts.append(msg.TaskFinished(spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
         if not outcome.failed:
             executor.finished(run, outcome.results)
@@ -253,7 +236,7 @@ class WorkerPort:
             os.write(2, b"sundog: the worker cannot go on:\n" + traceback.format_exc().encode("utf-8", "replace"))
             os._exit(BROKEN_STATUS)
         self._stepping = 0
-        self._patient = False
+        self._unsent.patient = False
         if pump.ended:
             os._exit(0)
 
@@ -294,7 +277,7 @@ class WorkerPort:
                 urged = self._wait_for_look()
                 if not self._helper_needed():
                     continue
-                if not urged and not self._pump.waiters.by_request and _clock() - self._pump.turned_at < self._sends_itself():
+                if not urged and not self._pump.waiters.by_request and _clock() < self._unsent.goes_at(self._pump.turned_at):
                     continue
             self.output.flush()
             if self._pumping.acquire(True, HELP_AFTER):
@@ -303,15 +286,12 @@ class WorkerPort:
                 finally:
                     self._pumping.release()
 
-    def _sends_itself(self) -> Nanos:
-        return self._patient_after if self._patient else SENDS_ITSELF
-
     def _wait_for_look(self) -> bool:
         """Helper: wait until it is time to look, or somebody waits; return whether a body wants what is there to be sent."""
         if not self._urged:
             self._helper_watches = True
             if not self._urged:
-                self._gate.acquire(True, WATCH_PATIENTLY if self._patient else WATCH_EVERY)
+                self._gate.acquire(True, WATCH_PATIENTLY if self._unsent.patient else WATCH_EVERY)
             self._helper_watches = False
         if not self._urged:
             return False
@@ -428,8 +408,10 @@ class WorkerPort:
             return self._main_ids
         local = self._local
         if getattr(local, "run", None) is not run:
+            with self._lanes_lock:
+                self._lanes = lane = self._lanes + 1
             local.run = run
-            local.ids = IdSequence(run.spec.task_id, run.start, next(self._lanes))
+            local.ids = IdSequence(run.spec.task_id, run.start, lane)
         ids: IdSequence = local.ids
         return ids
 

@@ -26,7 +26,7 @@ def claim(worker: Claimant, executor: Executor, say: Callable[[Fact], None]) -> 
         if not worker.tokens:
             continue  # reclaimed
         worker.tokens -= 1
-        values = executor.values(run)
+        values = executor.values(run) if run.values else ()
         if values is not None:
             return run, values
         worker.started = worker.finished = run.sequence

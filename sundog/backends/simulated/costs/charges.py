@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sundog.backends.simulated.costs.profile import Profile
     from sundog.backends.simulated.programs.client_process import ClientProcess
     from sundog.backends.task_body import Outcome
-    from sundog.core.ids import Address, FunctionID
+    from sundog.core.ids import Address
     from sundog.core.machine import Fact
     from sundog.core.messages import RunTask
     from sundog.core.task import Value
@@ -53,9 +53,6 @@ class Charges:
         self._arriving: deque[tuple[Nanos, Callable[[], None]]] = deque()
         #: The submission that was charged last: a process may be kicked more than once for one.
         self._charged: Any = None
-        #: When the node was last told anything, and how long the bodies of a function take, as a real worker's loop knows it.
-        self._told_at: Nanos = 0
-        self._means: dict[FunctionID, Nanos] = {}
         self._written = WrittenPages()
 
     def charge(self, span: Nanos) -> None:
@@ -116,6 +113,10 @@ class Charges:
             self._cores.compute(span, self._on_arrived)
         return True
 
+    def reads(self) -> bool:
+        """Tell whether something that has come is still being read: what comes now is read after it."""
+        return bool(self._arriving)
+
     def _on_arrived(self, _: Event) -> None:
         arriving = self._arriving
         arriving.popleft()[1]()
@@ -150,23 +151,6 @@ class Charges:
         for result in outcome.results:
             span += self._arrived(result.value)
         self.charge(span)
-
-    # -- a worker's pipeline ----------------------------------------------------------------------------------------------------
-
-    def told(self) -> None:
-        """The node was told everything."""
-        self._told_at = self._process.loop.now
-
-    def tells_before(self, function_id: FunctionID) -> bool:
-        """Tell whether a worker sends what it has to say before the next body: that takes long, or it is old."""
-        config, mean = self._process.config, self._means.get(function_id)
-        waited = self._process.loop.now - self._told_at
-        return mean is None or mean > config.flush_before_body or waited > config.flush_after
-
-    def took(self, function_id: FunctionID, span: Nanos) -> None:
-        """A body took ``span``."""
-        mean = self._means.get(function_id)
-        self._means[function_id] = span if mean is None else mean + (span - mean >> self._process.config.mean_shift)
 
     def writes(self, offset: int, size: int, warm: bool) -> None:
         """``size`` bytes are about to be copied to ``offset`` of the store; ``warm``: somebody has written there before."""

@@ -1,7 +1,8 @@
 """A worker without bodies: core's executor, tokens, a progress record, and tasks that take their time.
 
 What a real worker says, this one says: results of the right sizes, extents for large ones, grants that go back, submissions of
-tasks with steps, a blocking get. Its client machine is made when the first task needs one.
+tasks with steps, a blocking get. Its client machine is made when the first task needs one. Results of short tasks, one after the
+other, travel together as those of real workers do (``core.unsent``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event as SimEvent
 
 from sundog.backends.simulated.claim import claim
 from sundog.backends.simulated.costs.written_pages import WrittenPages
@@ -22,6 +25,7 @@ from sundog.core.ids import LOOP, Address, IdSequence, ObjectID, ProcessID, addr
 from sundog.core.machine import Event, Fact
 from sundog.core.task import Result, Value
 from sundog.core.units import Nanos
+from sundog.core.unsent import Unsent
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.experiment.bare_node import BareNode
@@ -36,9 +40,9 @@ class BareWorker:
     """See the module. One task at a time: ``_then`` is what comes after the time that it takes now."""
 
     __slots__ = (
-        "_at", "_client", "_computed", "_extents", "_facts", "_held", "_names", "_outbox", "_owed", "_requests", "_stopping",
-        "_then", "_timing", "_wanted", "_written", "blocked", "counted", "dead", "executor", "experiment", "finished", "index",
-        "loop", "node", "number", "pid", "run", "started", "tokens", "where",
+        "_at", "_client", "_computed", "_extents", "_facts", "_held", "_looking", "_names", "_outbox", "_owed", "_requests",
+        "_stopping", "_then", "_timing", "_told_at", "_unsent", "_waiting", "_wanted", "_written", "blocked", "counted", "dead",
+        "executor", "experiment", "finished", "index", "loop", "node", "number", "pid", "run", "started", "tokens", "where",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, node: BareNode, number: ProcessID) -> None:
@@ -62,6 +66,12 @@ class BareWorker:
         self._outbox: list[Fact] = []
         self._client: Client | None = None
         self._facts: list[Event] = []
+        #: Whether what is unsent may wait for another body; how much of it does, and when the node was last told something.
+        self._unsent = Unsent(node.config)
+        self._waiting = 0
+        self._told_at: Nanos = 0
+        #: It will be looked at whether that waits for too long.
+        self._looking = False
         self._requests = 0
         #: A timer is set, and what comes after it.
         self._timing = False
@@ -104,7 +114,7 @@ class BareWorker:
         if self.run is None:
             self._work(self.experiment.profile.worker_wake)
         elif self._facts or self._outbox:
-            self._flush()
+            self._flush_news()
 
     def die(self) -> Strand | None:
         """See ``node.NodeWorker``."""
@@ -143,25 +153,58 @@ class BareWorker:
             self._answered(answer)
 
     def _flush(self) -> None:
+        self._waiting = 0
         if self._facts:
             self._step([])
         if self._outbox:
             outbox, self._outbox = self._outbox, []
-            self.node.send(self.where, self.node.where, outbox)
+            node = self.node
+            self._told_at = node.environment._now  # type: ignore[assignment]  # only whole numbers are ever scheduled
+            node.send(self.where, node.where, outbox)
+
+    def _flush_news(self) -> bool:
+        """A body runs: send everything and return True, unless all that there is waits for its end."""
+        if len(self._facts) + len(self._outbox) == self._waiting:
+            return False
+        self._flush()
+        return True
+
+    def _may_wait(self, run: msg.RunTask) -> bool:
+        """Tell whether what is unsent may wait until ``run``, which is about to begin, is over."""
+        self._waiting = len(self._facts) + len(self._outbox)
+        return self._unsent.may_wait(run.spec.function_id, self.loop.now, self._told_at, len(self.executor.queue))
+
+    def _look(self, _: SimEvent | None = None) -> None:
+        """See that nothing waits for too long; there is one look to come for all that waits."""
+        self._looking = False
+        if self.dead or not self._waiting:
+            return
+        due = self._unsent.goes_at(self._told_at)
+        if due <= self.loop.now:
+            self._flush()
+        else:
+            self._looking = True
+            self.loop.call_at(due, self._look)
 
     # --- the pipeline ---------------------------------------------------------------------------------------------------
 
     def _work(self, wake: Nanos = 0) -> None:
         """Run what lies in the pipeline, until something takes time. ``wake``: what it costs that the worker slept."""
         executor = self.executor
-        while self.run is None and not self.dead:
+        waits = False
+        while executor.queue and self.run is None and not self.dead:
             claimed = claim(self, executor, self._say)
             if claimed is None:
                 break
+            if self._outbox or self._facts:
+                waits = self._may_wait(claimed[0])
             self._begin(*claimed, wake)
             wake = 0
         if self._facts or self._outbox:
-            self._flush()
+            if not waits or self.run is None:
+                self._flush()
+            elif not self._flush_news() and not self._looking:
+                self._look()
         if self._stopping and self.run is None and not self.dead and not executor.queue:
             self.node.worker_left(self, 0)
 
@@ -210,7 +253,7 @@ class BareWorker:
         if self.run is None:
             self._work()
         elif self._facts or self._outbox:
-            self._flush()
+            self._flush_news()
 
     def _ask_for_kept(self, run: msg.RunTask, values: tuple[Value | None, ...], overhead: Nanos) -> None:
         """What a task before this one in the pipeline returned came without a grant: ask for it if it is large."""
@@ -408,6 +451,9 @@ class BareWorker:
         assert run is not None
         spec = run.spec
         self.finished = run.sequence
+        if self.executor.queue:  # otherwise all is sent at once, whatever it is
+            unsent = len(self._facts) + len(self._outbox)
+            self._unsent.ended(run, self.loop.now, self._computed, self._waiting, unsent)
         plan = experiment.plan
         if self._client is None and not self._facts:
             outbox = self._outbox

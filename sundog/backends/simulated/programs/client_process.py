@@ -139,6 +139,10 @@ class ClientProcess(Process):
             self.turn_soon()
         self.rearm()
 
+    def has_said(self) -> bool:
+        """Tell whether there is something that the node is to be told before user code waits."""
+        return bool(self.facts)
+
     def flush(self) -> None:
         """Tell the node what the user code has said so far."""
         if self.facts and not self.dead:
@@ -235,6 +239,7 @@ class ClientProcess(Process):
                 strand.suspend()
             if asleep and self.charges is not None:
                 self.charges.woken(fact)
+            self.waiters.take(fact.request)
         except BaseException:
             self._abandon(fact.request, waiter)
             raise

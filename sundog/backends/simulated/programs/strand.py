@@ -67,7 +67,7 @@ class Strand:
         """Let the simulation go on until :meth:`wake`, or until it is ``until``; ``flush``: tell first what the code has said."""
         self.check()
         loop, process = self.loop, self.process
-        if flush and process.facts:
+        if flush and process.has_said():
             process.turn_soon()
         self._ticket += 1
         self._waking = False
@@ -112,7 +112,7 @@ class Strand:
         """Let ``span`` pass, and what happens in it happen."""
         loop = self.loop
         until = loop.now + span
-        if loop.next_event() > until and not loop.calls and not self.process.facts:
+        if loop.next_event() > until and not loop.calls and not self.process.has_said():
             loop.environment.advance(until)
         else:
             self.suspend_until(until)

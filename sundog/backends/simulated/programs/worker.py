@@ -2,6 +2,9 @@
 
 A body is called right from the loop, on the driver's thread; what it computes takes no virtual time, and its declared duration
 passes between its end and its report. Its tokens and its progress record are ints here (protocol P1).
+
+As on real processes, results may wait for the ends of bodies behind them (``core.unsent``), and further tasks lie unread until
+those that the worker has are done. What a long body holds up is sent by a timer, one for all that is held until it fires.
 """
 
 from __future__ import annotations
@@ -23,13 +26,18 @@ from sundog.backends.task_body import Outcome, TaskBody
 from sundog.core import messages as msg
 from sundog.core.errors import InvariantViolation
 from sundog.core.executor import Executor
-from sundog.core.ids import FunctionID, IdSequence, ProcessID, TaskID, address
+from sundog.core.ids import Address, FunctionID, IdSequence, ProcessID, TaskID, address
+from sundog.core.machine import Event as SteppedEvent
 from sundog.core.machine import Fact
 from sundog.core.task import TaskSpec, Value
 from sundog.core.units import Nanos
+from sundog.core.unsent import Unsent
 
 if TYPE_CHECKING:
     from sundog.backends.simulated.node import Node
+
+#: What a worker reads when it has nothing left to run.
+_FOR_THE_PIPELINE = (msg.RunTasks, msg.FunctionDelivered)
 
 #: Numbers that stand for process IDs in tables and errors: the same in every run.
 _PIDS_A_NODE = 100_000
@@ -49,6 +57,13 @@ class Worker(ClientProcess):
         self.finished = 0
         self._executor = Executor()
         self._functions: dict[FunctionID, msg.FunctionDelivered] = {}
+        #: What has come for the pipeline while a body runs.
+        self._unread: list[SteppedEvent] = []
+        #: Whether what ``facts`` holds may wait for another body, how many facts did when the last one began, and until when.
+        self._unsent = Unsent(node.config)
+        self._held = 0
+        self._held_until: Nanos | None = None
+        self._told_at: Nanos = 0
         #: Made when the first task comes.
         self._session: Session | None = None
         self._body: TaskBody | None = None
@@ -93,14 +108,55 @@ class Worker(ClientProcess):
             return False
         return True
 
+    def receive(self, sender: Address, messages: list[Fact]) -> None:
+        """See ``Process``."""
+        if self.run is not None and self._may_lie(messages):
+            self._unread += [(sender, message) for message in messages]
+        else:
+            super().receive(sender, messages)
+
+    def _may_lie(self, messages: list[Fact]) -> bool:
+        """Tell whether nobody reads ``messages`` before the body that runs ends."""
+        if self.waiters.by_request or self.dead or (self.charges is not None and self.charges.reads()):
+            return False
+        return not any(type(message) not in _FOR_THE_PIPELINE for message in messages)
+
+    def wanted_at(self) -> Nanos | None:
+        """See ``Process``."""
+        due, held = super().wanted_at(), self._held_until
+        return due if held is None or (due is not None and due < held) else held
+
     def turn(self) -> None:
         """See ``Process``."""
+        if self._unread and (self.inbox or self.run is None or self.waiters.by_request):
+            self._read()
         super().turn()
-        if self.charges is not None:
-            self.charges.told()
         if self.run is None and not self._work_due and (self._executor.queue or self._stopping):
             self._work_due = True
             self.loop.call_at(self.loop.now, self._work)
+
+    def _step(self, events: list[SteppedEvent]) -> None:
+        if events:
+            self._told_at = self.loop.now
+            self._unsent.patient = False
+            self._held, self._held_until = 0, None
+        super()._step(events)
+
+    def _read(self) -> None:
+        """Take what has come for the pipeline."""
+        unread, self._unread = self._unread, []
+        for _, message in unread:
+            self.route(message)
+
+    def _tell(self) -> None:
+        """Tell the node everything, without a look at what has come for the pipeline; what else has come is run by the caller."""
+        if self.inbox:
+            self._read()  # it came before
+        super().turn()
+
+    def has_said(self) -> bool:
+        """See ``ClientProcess``: what waits for a body's end does so while it sleeps, too."""
+        return len(self.facts) != self._held
 
     def show(self, what: Fact | str) -> None:
         """See ``ClientProcess``: on stderr, as a real worker would."""
@@ -116,18 +172,34 @@ class Worker(ClientProcess):
         if charges is not None and executor.queue and self.run is None and event is not None:
             charges.wake()
         while self.run is None and not self.dead:
-            claimed = claim(self, executor, self.facts.append)
+            claimed = claim(self, executor, self._skip)
             if claimed is None:
+                if self._refill():
+                    continue
                 break
             run, values = claimed
-            if charges is not None and self.facts and charges.tells_before(run.spec.function_id):
-                self._work_due = True  # what that turn brings is run here
-                self.turn()
-                self._work_due = False
+            behind = len(executor.queue)
+            if self.facts and not self._unsent.may_wait(run.spec.function_id, self.loop.now, self._told_at, behind):
+                self._tell()
             self._execute(run, values)
-        self.flush()
+        if self.facts and not self.dead:
+            if self.run is None:
+                self.turn()
+            elif self.has_said():
+                self._tell()
         if self._stopping and self.run is None and not self.dead and not executor.queue and not self.facts:
             self.node.worker_left(self, 0)
+
+    def _refill(self) -> bool:
+        """The pipeline is empty: look whether tasks have come. What is awaited together goes on waiting if so; all else is sent."""
+        if self.facts and not self._unsent.patient:
+            self._tell()
+        self._read()
+        return bool(self._executor.queue)
+
+    def _skip(self, fact: Fact) -> None:
+        self.facts.append(fact)
+        self._unsent.patient = False
 
     def _execute(self, run: msg.RunTask, values: tuple[Value, ...]) -> None:
         """Call a body. It may be suspended in here for any virtual time, while other frames of this worker take its turns."""
@@ -135,6 +207,10 @@ class Worker(ClientProcess):
         self.started = run.sequence
         self.node.occurred(Occurrence.STARTED)
         self._ids, self._blocked, self._duration = None, 0, 0
+        self._held = len(self.facts)
+        if self._held:
+            self._held_until = self._unsent.goes_at(self._told_at)
+            self.turn_at(self._held_until)
         if self._session is None or self._body is None:
             self._session = Session(self, worker=True)
             self._body = TaskBody(self._session, self._on_call)
@@ -204,9 +280,8 @@ class Worker(ClientProcess):
         if self.node.trace is not None:
             how = "failed" if outcome.failed else "task"
             self.node.trace.ran(self.node.number, self.number, run, began, self._blocked, how)
-        if self.charges is not None:
-            self.charges.took(run.spec.function_id, took)
         self.finished = run.sequence
+        self._unsent.ended(run, self.loop.now, took, self._held, len(self.facts))
         self.facts.append(msg.TaskFinished(run.spec.task_id, run.attempt, outcome.results, took, outcome.retryable))
         if not outcome.failed:
             self._executor.finished(run, outcome.results)

@@ -33,7 +33,7 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     #: As much may lie there where much is ready that is awaited together (``get`` of many): fewer and larger batches cost less.
     #: This part of what each worker's share of it is, so that pipelines are shallow again towards its end; and at most this much.
     pipeline_backlog_part: int = 8
-    pipeline_work_patient: Nanos = 10 * MILLISECOND
+    pipeline_work_patient: Nanos = 20 * MILLISECOND
     #: Tasks in one pipeline, however short they are.
     pipeline_depth_max: int = 128
     #: Tasks in the pipeline of a worker whose function is known: one runs, the next is there when it ends.
@@ -118,6 +118,6 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     #: or when its oldest message is older than this.
     flush_after: Nanos = 200 * MICROSECOND
     #: Of results that are awaited together: when the oldest is older than this, or the tasks behind take less than this, which
-    #: has to hide the round trip to the node.
-    flush_patient_after: Nanos = 8 * MILLISECOND
-    flush_patient_ahead: Nanos = 500 * MICROSECOND
+    #: has to hide the round trip to a node that gets no core at once.
+    flush_patient_after: Nanos = 16 * MILLISECOND
+    flush_patient_ahead: Nanos = 1 * MILLISECOND

@@ -4,7 +4,8 @@ Every packet costs the node a wake-up, and takes a core from the bodies, so
 
 * results of short bodies, one after the other, travel together (``config.flush_before_body``, ``flush_after``);
 * results that somebody waits for together (``RunTask.patient``) wait while what lies behind in the pipeline keeps the worker busy
-  until the node has heard of them and has sent more (``config.flush_patient_after``, ``flush_patient_ahead``).
+  until the node has heard of them and has sent more (``config.flush_patient_after``, ``flush_patient_ahead``), and while it is
+  likely to be about to, having just heard of others.
 
 A part, not a machine: the worker's loop has the facts, the clock and the link, and tells it what happens. Whoever finds the
 pipeline empty sends everything; and what a body that takes longer than expected holds up goes at :meth:`Unsent.goes_at`.
@@ -48,7 +49,10 @@ class Unsent:
         mean = self._means.get(function_id, NEVER)  # nobody knows how long it takes
         if mean <= self._before_body and now - told_at <= self._after:
             return True
-        return self.patient and now - self._since + mean <= self._patient_after and behind * mean >= self._patient_ahead
+        if not self.patient or now - self._since + mean > self._patient_after:
+            return False
+        # Enough is behind; or the node has just been told, and is about to send more.
+        return behind * mean >= self._patient_ahead or now + mean - told_at <= self._patient_ahead
 
     def goes_at(self, told_at: Nanos) -> Nanos:
         """Return when what waits is to be sent even if a body still runs; the node was last told something at ``told_at``."""

@@ -96,7 +96,7 @@ def deepest(fleet: Fleet) -> list[int]:
 
 
 def test_tasks_that_are_awaited_together_lie_in_deeper_pipelines_as_long_as_there_are_many() -> None:
-    fleet = Fleet(config(cpus=2), {"counted": counted})
+    fleet = Fleet(config(cpus=2, pipeline_work_patient=10 * MILLISECOND), {"counted": counted})
     warm(fleet, "counted", duration=200 * MICROSECOND)
     most = deepest(fleet)
     made = [fleet.driver.call("counted", content=n, duration=200 * MICROSECOND) for n in range(1000)]

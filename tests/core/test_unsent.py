@@ -43,7 +43,8 @@ def test_results_awaited_together_wait_while_what_is_behind_keeps_the_worker_bus
     assert unsent.may_wait(FUNCTION, 6000, -(10**9), 1)
     assert not unsent.may_wait(FUNCTION, 6001, 6001, 1), "they would be too old"
     assert after(250, patient=True).may_wait(FUNCTION, 0, 0, 2)
-    assert not after(249, patient=True).may_wait(FUNCTION, 0, 0, 2), "what is behind is over before more has come"
+    assert not after(249, patient=True).may_wait(FUNCTION, 252, 0, 2), "what is behind is over before more has come"
+    assert after(249, patient=True).may_wait(FUNCTION, 251, 0, 0), "the node was told just now, and is about to send more"
     assert not after(2000).may_wait(FUNCTION, 0, 0, 1), "somebody waits for it alone"
     assert unsent.goes_at(-(10**9)) == 8000
 
@@ -73,4 +74,4 @@ def test_a_mean_goes_down_at_once_and_up_slowly() -> None:
 def test_bodies_that_take_no_time() -> None:
     unsent = after(0, 0, 0, patient=True)
     assert unsent.may_wait(FUNCTION, 200, 0, 0)
-    assert not unsent.may_wait(FUNCTION, 201, 0, 10**6), "whatever is behind is over at once"
+    assert not unsent.may_wait(FUNCTION, 501, 0, 10**6), "whatever is behind is over at once"

@@ -147,3 +147,20 @@ def test_a_worker_inherits_no_descriptor_of_the_driver(tmp_path: Path):
     assert not [target for target in seen.values() if "open in the driver" in target]
     allowed = ("socket:", "pipe:", "anon_inode:", "/memfd:sundog", "/dev/null", "/proc/")
     assert not [target for target in seen.values() if not target.startswith(allowed)]
+
+
+def test_what_functions_of_a_program_need_is_imported_once_and_shared(tmp_path: Path):
+    """By the zygote, as soon as it has nothing else to do; the first workers may have to do it themselves."""
+    (tmp_path / "birth.py").write_text("import sys\n\n\ndef has(name):\n    return name in sys.modules\n")
+    done = run(
+        """
+        import sundog
+        from birth import has
+
+        one_each = sundog.remote(max_calls=1)(has)
+        with sundog.init(num_workers=1):
+            print([sundog.get(one_each.remote("cloudpickle")) for _ in range(3)][-1])
+        """,
+        tmp_path,
+    )
+    assert (done.code, done.out) == (0, "True\n"), done.err

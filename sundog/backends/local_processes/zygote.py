@@ -96,9 +96,11 @@ class _Zygote:
         """Serve until told to stop; return whether the node said so (rather than vanished)."""
         signal.set_wakeup_fd(self.wake_write)
         signal.signal(signal.SIGTERM, lambda *_: None)
-        if not self.poll.poll(0):
-            _import_ahead()
+        ahead = False
         while True:
+            if not ahead and not self.poll.poll(0):
+                _import_ahead()
+                ahead = True
             for fd, _ in self.poll.poll():
                 if fd == self.wake_read:
                     return False

@@ -1,6 +1,6 @@
 """Measure how cost grows with size, on real processes: ``python -m benchmarks.growth``.
 
-About eight minutes; ``--quick`` takes small sizes. Writes growth.json, growth.md and growth.svg beside this file (or into
+Two to eight minutes; ``--quick`` takes small sizes. Writes growth.json, growth.md and growth.svg beside this file (or into
 ``--to FOLDER``). ``--only CURVE ...`` measures some; ``--report`` writes the document anew from the JSON.
 """
 

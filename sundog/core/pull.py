@@ -212,11 +212,7 @@ class Pulls:
             return None
         offset = pull.offset
         self._return_pin(pull)
-        if pull.abandoned:
-            self._leave(pull)
-            self._end(pull)
-        else:
-            self._fail(pull)
+        self._fail(pull)
         return offset
 
     def node_lost(self, node: NodeID) -> None:
@@ -225,11 +221,7 @@ class Pulls:
         for pull in list(self.under_way.values()):
             pull.nodes = tuple([other for other in pull.nodes if other != node])
             if pull.source == node and pull.state in (PullState.ASKED, PullState.ROOM):
-                if pull.abandoned:
-                    self._leave(pull)
-                    self._end(pull)
-                else:
-                    self._fail(pull)
+                self._fail(pull)
 
     def _return_pin(self, pull: Pull) -> None:
         self._said.append(Send(address(pull.source, HOST), msg.PinsReturned((pull.object_id,))))
@@ -256,7 +248,11 @@ class Pulls:
         pull.state = PullState.LOCATING  # a stale entry of the queue
 
     def _fail(self, pull: Pull) -> None:
+        """It does not come from there: try again, unless nobody wants it any more."""
         self._leave(pull)
+        if pull.abandoned:
+            self._end(pull)
+            return
         pull.state = PullState.RESTING
         pull.failures += 1
         self._failures.append(pull)
@@ -270,9 +266,6 @@ class Pulls:
             self.unanswered.append(pull)
         if pull.state is PullState.COPYING:
             self._said.append(StopFetch(attempt))  # FetchFailed follows
-        elif pull.abandoned:
-            self._leave(pull)
-            self._end(pull)
         else:
             self._fail(pull)
 

@@ -22,6 +22,7 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from typing import Any
 
+from sundog.backends.driver_lanes import DriverLanes
 from sundog.backends.driver_output import DriverOutput
 from sundog.backends.exceptions import NodeDiedError, SessionClosedError
 from sundog.backends.grants import Answer
@@ -30,7 +31,7 @@ from sundog.backends.local_processes.pump import ClientPump
 from sundog.backends.waiter import Waiter
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
-from sundog.core.ids import DRIVER, IdSequence, TaskID
+from sundog.core.ids import DRIVER, TaskID
 from sundog.core.messages import SessionEnding, TaskSubmitted
 from sundog.core.task import Failure, FailureKind
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos
@@ -61,7 +62,7 @@ _clock = time.monotonic_ns
 _live: weakref.WeakSet[DriverPort] = weakref.WeakSet()
 
 
-class DriverPort:
+class DriverPort(DriverLanes):
     """``base.Port`` of a driver. Takes over ``link``, ``arena`` and ``node``, a child process that leads its own group.
 
     ``mark`` is the session mark in the environment of everything that the session starts; ``root`` names the driver's program.
@@ -83,9 +84,7 @@ class DriverPort:
         self.known = self._pump.client.known
         #: See ``base.Port``.
         self.next_request: Callable[[], int] = itertools.count(1).__next__
-        self._root = root
-        self._lanes = itertools.count(1)
-        self._local = threading.local()
+        super().__init__(root)
         self._rung_at: Nanos = 0
         self._submitted_at: Nanos = 0
         #: What travels together now.
@@ -204,14 +203,6 @@ class DriverPort:
             raise
         if self.closed is not None and self._pump.waiters.take(fact.request) is not None:
             waiter.resolve(RejectRequest(fact.request, Failure(FailureKind.SESSION_CLOSED, self.closed)))
-
-    def lane(self) -> IdSequence:
-        """See ``base.Port``. The main thread is lane 0; every other thread takes the next one at its first call."""
-        found: IdSequence | None = getattr(self._local, "ids", None)
-        if found is None:
-            lane = 0 if get_ident() == threading.main_thread().ident else next(self._lanes)
-            found = self._local.ids = IdSequence(self._root, 1, lane)
-        return found
 
     def current_task(self) -> TaskID | None:
         """See ``base.Port``. A driver holds no CPUs that it could release."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import itertools
 import os
-import threading
 import time
 from _thread import get_ident
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 
 from sundog.backends import current
+from sundog.backends.driver_lanes import DriverLanes
 from sundog.backends.driver_output import DriverOutput
 from sundog.backends.exceptions import DeadlockError
 from sundog.backends.grants import Answer
@@ -29,7 +28,7 @@ from sundog.backends.simulated.programs.rebinding import Rebinding
 from sundog.backends.simulated.programs.strand import Strand, WorkerKilled
 from sundog.backends.waiter import Waiter
 from sundog.core.events import Asked, GetRequested, WaitRequested
-from sundog.core.ids import DRIVER, IdSequence, TaskID, address
+from sundog.core.ids import DRIVER, TaskID, address
 from sundog.core.machine import Fact
 from sundog.core.messages import SessionEnding
 from sundog.core.units import SECOND, Nanos, seconds
@@ -51,18 +50,16 @@ _STARTS_PATIENCE = 1000
 _live: Driver | None = None
 
 
-class Driver(ClientProcess):
+class Driver(DriverLanes, ClientProcess):
     """See the module. ``root`` names the user's program. Makes time virtual; :meth:`close` puts everything back."""
 
     def __init__(self, cluster: Cluster, node: Node, root: TaskID, close_files: Callable[[], None]) -> None:
-        super().__init__(node, address(node.number, DRIVER), worker=False)
+        ClientProcess.__init__(self, node, address(node.number, DRIVER), worker=False)
         self.pid = os.getpid()
         self.cluster = cluster
         #: Requests of other threads of the driver, which wait for their answers.
         self._asked_by_threads: dict[int, None] = {}
-        self._root = root
-        self._lanes = itertools.count(1)
-        self._local = threading.local()
+        DriverLanes.__init__(self, root)
         self._output = DriverOutput()
         self._close_files = close_files
         self._main = Strand(self.loop, self, self.loop.main)
@@ -133,14 +130,6 @@ class Driver(ClientProcess):
     def show(self, what: Fact | str) -> None:
         """See ``ClientProcess``."""
         self._output.show(what)
-
-    def lane(self) -> IdSequence:
-        """See ``base.Port``. The main thread is lane 0; every other thread takes the next one at its first call."""
-        found: IdSequence | None = getattr(self._local, "ids", None)
-        if found is None:
-            lane = 0 if get_ident() == threading.main_thread().ident else next(self._lanes)
-            found = self._local.ids = IdSequence(self._root, 1, lane)
-        return found
 
     # -- base.Port ------------------------------------------------------------------------------------------------------------
 

@@ -44,6 +44,14 @@ def test_a_get_of_many_ends_at_most_an_eighth_later_than_it_could() -> None:
     assert patience.read_at == 0, "nobody waits any more"
 
 
+def test_two_stragglers_do_not_make_many_look_slow() -> None:
+    patience = Patience()
+    patience.consider(0, [request(2000)], 1, was_read=True)
+    patience.consider(5 * MILLISECOND, [request(600)], 1, was_read=True)  # 280 to a millisecond
+    patience.consider(15 * MILLISECOND, [request(598)], 1, was_read=True)  # nothing came for a while
+    assert patience.read_at <= 17 * MILLISECOND
+
+
 def test_nobody_who_waits_for_little_is_kept_waiting() -> None:
     patience = Patience()
     patience.consider(0, [request(2000)], 1, was_read=True)

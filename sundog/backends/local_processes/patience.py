@@ -26,15 +26,16 @@ _REQUESTS_MAX = 8
 class Patience:
     """See the module. ``read_at`` is when the link is to be read next, or 0: whenever something comes."""
 
-    __slots__ = ("_at", "_missing", "_pace", "read_at")
+    __slots__ = ("_at", "_came", "_missing", "_took", "read_at")
 
     def __init__(self) -> None:
         self.read_at: Nanos = 0
         #: How many objects were missing when the link was last read, and when that was.
         self._missing = 0
         self._at: Nanos = 0
-        #: Time from object to object, smoothed; 0 if not known yet.
-        self._pace: Nanos = 0
+        #: How many objects came, and in what time: both smoothed, so that a few that came late weigh as little as they are.
+        self._came: float = 0
+        self._took: float = 0
 
     def consider(self, now: Nanos, requests: Collection[Request], waiting: int, *, was_read: bool) -> None:
         """Set ``read_at`` after a turn at ``now`` in which the link ``was_read`` or not; ``waiting`` threads wait in all."""
@@ -44,15 +45,15 @@ class Patience:
         missing = min([len(request.missing) - request.missing_allowed for request in requests])
         before = self._missing
         if missing > before or (missing < before and not was_read):  # it is somebody else who waits for least
-            self._missing, self._at, self._pace, self.read_at = missing, now, 0, 0
+            self._missing, self._at, self._came, self._took, self.read_at = missing, now, 0, 0, 0
             return
         if not was_read:
             return
         self.read_at = 0
         if missing < before:
-            pace = (now - self._at) // (before - missing)
-            self._pace = (self._pace + pace) // 2 if self._pace else pace
+            self._came = self._came / 2 + before - missing
+            self._took = self._took / 2 + now - self._at
             self._missing, self._at = missing, now
-            patience = min(self._pace * missing // _PART, PATIENCE_MAX)
+            patience = min(int(self._took / self._came * missing) // _PART, PATIENCE_MAX)
             if patience >= PATIENCE_MIN:
                 self.read_at = now + patience

@@ -35,7 +35,7 @@ class Config(msgspec.Struct, frozen=True, array_like=False):
     pipeline_backlog_part: int = 8
     pipeline_work_patient: Nanos = 20 * MILLISECOND
     #: Tasks in one pipeline, however short they are.
-    pipeline_depth_max: int = 128
+    pipeline_depth_max: int = 512
     #: Tasks in the pipeline of a worker whose function is known: one runs, the next is there when it ends.
     pipeline_depth_min: int = 2
     #: Nothing is put behind a function whose bodies take longer than this: to hide a round trip of some 200 us gains nothing there.

@@ -184,7 +184,7 @@ def test_what_a_blocked_task_waits_for_goes_first_with_all_that_it_needs() -> No
 
 
 def test_what_is_urgent_goes_before_tasks_of_other_shapes_too() -> None:
-    scheduler = Scheduler(config(cpus=2, workers=3))
+    scheduler = Scheduler(config(cpus=2, workers=3, pipeline_depth_max=128))
     scheduler.learn()
     scheduler.submit(submitted(1, resources=()), *[submitted(n) for n in range(2, 300)])
     scheduler.hear((worker_at(4), submitted(500, resources=CPUS_2)))

@@ -1,12 +1,14 @@
 """The machines alone: submit to sealed result and back, in one process, with no loop around them.
 
-A driver's client machine, a node's host, and two workers' executors and client machines, joined by links. Half of the tasks
-depend on another. References die when the results have been fetched, and nothing is left.
+A driver's client machine, a node's host, and two workers' executors and client machines, joined by links. References die when the
+results have been fetched, and nothing is left.
 
-Two kinds of load: ``run`` submits thousands at a time, so that machines are stepped with many facts; ``run_singly`` submits, gets
-and lets go of one task at a time, so that what a step costs shows.
+Three kinds of load: ``run`` submits thousands at a time, so that machines are stepped with many facts, and half of the tasks
+depend on another; in a ``burst`` none does, so that they travel in lots; ``run_singly`` submits, gets and lets go of one task at a
+time, so that what a step costs shows.
 
-``python -m benchmarks.core`` prints tasks a second; ``--profile`` where the time goes, ``--shares`` how much of it is whose.
+``python -m benchmarks.core`` prints tasks a second; ``--profile`` where the time goes, ``--shares`` how much of it is whose, of a
+burst, or ``--paired`` or ``--singly``.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -114,13 +116,17 @@ class Engine:
         dependencies = () if dependency is None else (dependency,)
         return TaskSpec(self.ids.next_task(), self.function, "nothing", NOTHING, dependencies)  # type: ignore[arg-type]
 
-    def run(self, count: int) -> None:
-        """Submit ``count`` tasks, half of them with a dependency, get all results, and let go of them."""
+    def burst(self, count: int) -> None:
+        """Submit ``count`` tasks without dependencies, get all results, and let go of them."""
+        self.run(count, paired=False)
+
+    def run(self, count: int, *, paired: bool = True) -> None:
+        """Submit ``count`` tasks, half of them with a dependency if ``paired``, get all results, and let go of them."""
         returned: list[bytes] = []
         facts: list[Event] = []
         previous = None
         for number in range(count):
-            spec = self._spec(previous if number & 1 else None)
+            spec = self._spec(previous if paired and number & 1 else None)
             [previous] = return_ids(spec.task_id, 1)
             returned.append(previous)
             facts.append((LOOP, msg.TaskSubmitted(spec)))
@@ -207,10 +213,18 @@ class Engine:
             self._inbox.append((LOOP, ev.TasksReclaimed(action.worker, 0)))  # type: ignore[attr-defined]
 
 
-def tasks_per_second(count: int = 10_000, repeats: int = 7, codec: bool = False, singly: bool = False) -> float:
+#: The kinds of load, by name.
+LOADS: dict[str, Callable[[Engine], Callable[[int], None]]] = {
+    "burst": lambda engine: engine.burst,
+    "paired": lambda engine: engine.run,
+    "singly": lambda engine: engine.run_singly,
+}
+
+
+def tasks_per_second(load: str, count: int = 10_000, repeats: int = 7, codec: bool = False) -> float:
     """Return the median of ``repeats`` rounds of ``count`` tasks."""
     engine = Engine(codec)
-    run = engine.run_singly if singly else engine.run
+    run = LOADS[load](engine)
     run(count)
     times = []
     for _ in range(repeats):
@@ -225,9 +239,10 @@ def tasks_per_second(count: int = 10_000, repeats: int = 7, codec: bool = False,
 def measure() -> list[Row]:
     """The rows of the table."""
     return [
-        at_least("core alone: tasks through client, host, link, executor", 200_000, tasks_per_second(), "/s"),
-        info("core alone, one task at a time", f"{tasks_per_second(2_000, singly=True):,.0f} /s"),
-        info("core alone, every message through msgpack", f"{tasks_per_second(codec=True):,.0f} /s"),
+        at_least("core alone: tasks through client, host, link, executor", 200_000, tasks_per_second("burst"), "/s"),
+        at_least("core alone, half of them with a dependency", 200_000, tasks_per_second("paired"), "/s"),
+        info("core alone, one task at a time", f"{tasks_per_second('singly', 2_000):,.0f} /s"),
+        info("core alone, every message through msgpack", f"{tasks_per_second('burst', codec=True):,.0f} /s"),
         info("beside it: additions of a plain loop", f"{plain_additions_per_second() / 1e6:,.1f} million/s"),
     ]
 
@@ -244,13 +259,13 @@ def plain_additions_per_second(count: int = 1_000_000, repeats: int = 5) -> floa
     return count / statistics.median(times)
 
 
-def profile(count: int = 20_000, singly: bool = False) -> None:
+def profile(load: str, count: int = 20_000) -> None:
     """Print where the time goes."""
     import cProfile
     import pstats
 
     engine = Engine(codec=False)
-    run = engine.run_singly if singly else engine.run
+    run = LOADS[load](engine)
     run(count)
     profiler = cProfile.Profile()
     profiler.runcall(run, count)
@@ -265,7 +280,7 @@ _WITHIN: tuple[tuple[type, str], ...] = (
 _OTHERS: tuple[tuple[type, str], ...] = ((Host, "step"), (Client, "step"), (FakeWorker, "run"))
 
 
-def shares(count: int = 10_000, singly: bool = False) -> None:
+def shares(load: str, count: int = 10_000) -> None:
     """Print how much of the time each machine has."""
     spent: dict[str, int] = {}
 
@@ -285,7 +300,7 @@ def shares(count: int = 10_000, singly: bool = False) -> None:
     for owner, name in (*_WITHIN, *_OTHERS):
         timed(owner, name)
     engine = Engine(codec=False)
-    run = engine.run_singly if singly else engine.run
+    run = LOADS[load](engine)
     run(count)
     spent.clear()
     with quiet_gc():
@@ -300,10 +315,10 @@ def shares(count: int = 10_000, singly: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    one_by_one = "--singly" in sys.argv
+    asked = next((name for name in LOADS if f"--{name}" in sys.argv), "burst")
     if "--profile" in sys.argv:
-        profile(singly=one_by_one)
+        profile(asked)
     elif "--shares" in sys.argv:
-        shares(singly=one_by_one)
+        shares(asked)
     else:
         show(measure(), "The machines alone")

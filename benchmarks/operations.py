@@ -88,13 +88,13 @@ class _EvenClock:
         return self._now
 
 
-def _core(count: int, *, singly: bool) -> Operations:
+def _core(count: int, load: str) -> Operations:
     """The machines of one node alone, with a driver's and two workers'."""
     clock = vars(core)["time"]
     vars(core)["time"] = _EvenClock()
     try:
         engine = core.Engine(codec=False)
-        run = engine.run_singly if singly else engine.run
+        run = core.LOADS[load](engine)
         run(count)
         operations = Operations()
         with operations.counted():
@@ -148,8 +148,9 @@ def _put(count: int) -> list[sundog.ObjectID[Any]]:
 
 #: Path -> (how many, what counts).
 PATHS: dict[str, tuple[int, Callable[[int], Operations]]] = {
-    "core: task among many": (1024, lambda count: _core(count, singly=False)),
-    "core: task on its own": (200, lambda count: _core(count, singly=True)),
+    "core: task of a burst": (1024, lambda count: _core(count, "burst")),
+    "core: task among many": (1024, lambda count: _core(count, "paired")),
+    "core: task on its own": (200, lambda count: _core(count, "singly")),
     "simulated: a task's life, 100 nodes": (2000, _simulated),
     "driver: remote()": (500, lambda count: _driver(count, _submit)),
     "driver: put() of a small value": (500, lambda count: _driver(count, _put)),

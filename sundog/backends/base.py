@@ -53,8 +53,9 @@ class Port(Protocol):
     #: What the client machine knows. Any thread may look: with a reference to the ID, or what it finds may be gone the next moment.
     known: KnownObjects
 
-    def submitted(self) -> None:
-        """A TaskSubmitted was appended: flush by the rules (protocols: 3). May wait while submissions are paused."""
+    def submitted(self, size: int) -> None:
+        """A TaskSubmitted, with ``size`` bytes of arguments, or an ObjectPut (0) was appended: flush by the rules (protocols: 3).
+        May wait while submissions are paused."""
 
     def answered_here(self) -> None:
         """A call was answered from :attr:`known`, without the machine: where time is virtual, it passes here."""

@@ -191,11 +191,11 @@ class Session:
             raw = task_id + _FIRST_RETURN
             facts += (submitted,)  # also tells that the returns' references are born
             reference = new(made_of, raw)
-            port.submitted()
+            port.submitted(arguments.size)
             return reference
         facts += (submitted,)
         made = list(references)
-        port.submitted()
+        port.submitted(arguments.size)
         return made if count else None
 
     def cancel(self, object_ids: Sequence[ObjectID[Any]]) -> list[bool]:
@@ -234,7 +234,7 @@ class Session:
         if packed.size > _KICK_BYTES:
             port.kick()
         else:
-            port.submitted()
+            port.submitted(0)
         return reference
 
     def pack(self, label: str, value: Any) -> Packed:

@@ -74,7 +74,5 @@ class AskedObjects:
                     raise InvariantViolation(f"{client} waits for {object_id.hex()} and is not known to have asked")
 
 
-def _without(client: Address, clients: list[Address] | None) -> list[Address] | None:
-    while clients and client in clients:
-        clients.remove(client)
-    return clients or None
+def _without(client: Address, clients: tuple[Address, ...] | None) -> tuple[Address, ...] | None:
+    return tuple([other for other in clients if other != client]) or None if clients else None

@@ -15,7 +15,7 @@ What it does not do: serialize, know tasks, print. Messages for a worker's pipel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import filterfalse, islice
+from itertools import filterfalse, groupby, islice
 from typing import Any
 
 from sundog.core import events as ev
@@ -31,18 +31,21 @@ from sundog.core.actions import (
     Send,
     ShowOutput,
 )
+from sundog.core.arrivals import take_lot
 from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
 from sundog.core.deliveries import NOBODY, Deliveries
 from sundog.core.errors import InvariantViolation
-from sundog.core.ids import FIRST_RETURN, Address, ObjectID, return_ids
+from sundog.core.ids import FIRST_RETURN, Address, ObjectID, first_returns, return_ids
 from sundog.core.known_objects import KnownObjects
+from sundog.core.lots import LOT_MIN, of_ends, of_submissions
 from sundog.core.machine import Action, Event, Fact
 from sundog.core.readahead import AHEAD_MIN, Readahead
+from sundog.core.reference_counts import ReferenceCounts
 from sundog.core.request import PATIENT_MIN, Request
 from sundog.core.request_times import RequestTimes
 from sundog.core.task import Failure, FailureKind, Value
-from sundog.core.units import Nanos, seconds
+from sundog.core.units import Nanos
 from sundog.core.waits import Waits
 
 #: Facts that go to the node as they are.
@@ -66,8 +69,9 @@ class Client:
         self.here = here
         self._host = host
         self._worker = worker
+        self._counts = ReferenceCounts()
         #: R1. ID -> live Python references in this process.
-        self.references: dict[ObjectID, int] = {}
+        self.references = self._counts.counts
         #: Held IDs that are known to be ready, and some of their values. Threads look into it.
         self.known = KnownObjects(config)
         #: R2. Which requests wait for which values.
@@ -82,16 +86,13 @@ class Client:
         self._polls: dict[int, int] = {}
         self._now: Nanos = 0
         self._closed: str | None = None
-        self._taken: list[ObjectID] = []
-        #: IDs whose last reference is gone, if no other was born in the same step; perhaps one twice.
-        self._unreferenced: list[ObjectID] = []
         self._pins: list[ObjectID] = []
         self._wanted: list[ObjectID] = []
         self._watched: list[ObjectID] = []
         self._actions: list[Action] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
-            bytes: self._on_reference_born,
-            ev.ReferenceDropped: self._on_reference_dropped,
+            bytes: self._counts.born,
+            ev.ReferenceDropped: self._counts.dropped,
             ev.PinDropped: self._on_pin_dropped,
             ev.GetRequested: self._on_get_requested,
             ev.WaitRequested: self._on_wait_requested,
@@ -111,18 +112,38 @@ class Client:
             **dict.fromkeys(_ANSWERS, self._on_answer),
             **dict.fromkeys(_SHOWN, self._on_shown),
         }
+        self._runs: dict[type, Callable[[Any], None]] = {
+            ev.ReferenceDropped: self._counts.dropped_run,
+            msg.TaskSubmitted: self._on_run_submitted,
+            msg.TaskFinished: self._forward_run,
+        }
 
     # -- the door ------------------------------
 
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``. Facts of this process come from ``ids.LOOP``; a plain ``bytes`` is a born reference."""
         self._now = now
-        handlers = self._handlers
-        for _, fact in events:
-            handlers[type(fact)](fact)
+        if not isinstance(events, list) or len(events) < LOT_MIN:
+            handlers = self._handlers
+            for _, fact in events:
+                handlers[type(fact)](fact)
+        else:
+            self._hear(events)
         if now >= self._times.due:
             self._on_due(now)
         return self._speak()
+
+    def _hear(self, events: Iterable[Event]) -> None:
+        """Handle many facts, those of one type that come one after the other together where that is worth it."""
+        handlers, runs = self._handlers, self._runs
+        for kind, group in groupby([fact for _, fact in events], type):
+            run = runs.get(kind)
+            if run is not None:
+                run(list(group))
+                continue
+            handle = handlers[kind]
+            for fact in group:
+                handle(fact)
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""
@@ -137,9 +158,9 @@ class Client:
     def _speak(self) -> list[Action]:
         """Turn what this step gathered into actions, in the order that P4 needs: holds, messages, pins, releases."""
         actions = self._actions
-        if self._taken:
-            actions.insert(0, Send(self._host, msg.HoldsTaken(tuple(self._taken))))
-            self._taken = []
+        counts = self._counts
+        if counts.taken:
+            actions.insert(0, Send(self._host, msg.HoldsTaken(counts.take_taken())))
         if self._wanted:
             actions.append(Send(self._host, msg.ObjectsWanted(tuple(self._wanted), deliver=True)))
             self._wanted = []
@@ -149,44 +170,16 @@ class Client:
         if self._pins:
             actions.append(Send(self._host, msg.PinsReturned(tuple(self._pins))))
             self._pins = []
-        if self._unreferenced:
-            self._let_go()
+        if counts.unreferenced and (released := counts.take_released()):
+            if self.known.values or self.known.kept:
+                self.known.forget(released)
+            actions.append(Send(self._host, msg.HoldsReleased(tuple(released))))
         if self._closed is not None:
             actions = [action for action in actions if type(action) is not Send]
         self._actions = []
         return actions
 
-    def _let_go(self) -> None:
-        """Forget the IDs that have no reference any more, and say so."""
-        references, released = self.references, []
-        for object_id in self._unreferenced:
-            if references.get(object_id) == 0:
-                del references[object_id]
-                released.append(object_id)
-        self._unreferenced = []
-        if released:
-            if self.known.values or self.known.kept:
-                self.known.forget(released)
-            self._actions.append(Send(self._host, msg.HoldsReleased(tuple(released))))
-
     # -- references ------------------------------
-
-    def _on_reference_born(self, object_id: ObjectID) -> None:
-        count = self.references.get(object_id)
-        if count is None:
-            self.references[object_id] = 1
-            self._taken.append(object_id)
-        else:
-            self.references[object_id] = count + 1
-
-    def _on_reference_dropped(self, fact: ev.ReferenceDropped) -> None:
-        object_id = fact.object_id
-        count = self.references.get(object_id)
-        if not count:
-            return  # its birth was interrupted before the node was told
-        self.references[object_id] = count - 1
-        if count == 1:
-            self._unreferenced.append(object_id)
 
     def _on_task_submitted(self, fact: msg.TaskSubmitted) -> None:
         references, spec = self.references, fact.spec
@@ -198,6 +191,15 @@ class Client:
                 references[object_id] = references.get(object_id, 0) + 1
         self._actions.append(Send(self._host, fact))
 
+    def _on_run_submitted(self, facts: list[msg.TaskSubmitted]) -> None:
+        for fact in of_submissions(facts):
+            if isinstance(fact, msg.TaskSubmitted):
+                self._on_task_submitted(fact)
+                continue
+            for object_id in first_returns(fact.task_ids):
+                self.references[object_id] = self.references.get(object_id, 0) + 1
+            self._actions.append(Send(self._host, fact))
+
     def _on_object_put(self, fact: msg.ObjectPut) -> None:
         self.references[fact.object_id] = self.references.get(fact.object_id, 0) + 1
         self.known.remember(fact.object_id, fact.value, put=True)
@@ -208,6 +210,9 @@ class Client:
 
     def _forward(self, fact: Fact) -> None:
         self._actions.append(Send(self._host, fact))
+
+    def _forward_run(self, facts: list[msg.TaskFinished]) -> None:
+        self._actions += [Send(self._host, fact) for fact in of_ends(facts)]
 
     # -- requests ------------------------------
 
@@ -281,14 +286,10 @@ class Client:
         request = self.requests.get(fact.request)
         if request is not None:
             self._forget(fact.request)
-            self._return_unread(request)
+            self._pins += request.unread()
             if request.blocked and request.task is not None:
                 self._actions.append(Send(self._host, msg.ResumeRequested(request.task, fact.request)))  # the task goes on
         self._questions.pop(fact.request, None)
-
-    def _return_unread(self, request: Request) -> None:
-        """Give back the grants of values that arrived for a request that fails."""
-        self._pins.extend([object_id for object_id, value in request.values.items() if value.offset >= 0])
 
     def _on_asked(self, fact: ev.Asked) -> None:
         if not self._refuse(fact.request):
@@ -305,7 +306,13 @@ class Client:
     # -- what the node says ------------------------------
 
     def _on_objects_ready(self, fact: msg.ObjectsReady) -> None:
-        references, known = self.references, self.known
+        references, known, watching = self.references, self.known, self._watching
+        if len(fact.objects) >= LOT_MIN:
+            asked = take_lot(fact.objects, self._deliveries, self.requests, references, watching, known)
+            if asked is not None:
+                if self.requests[asked].over():
+                    self._finish(asked, self.requests[asked])
+                return
         for ready in fact.objects:
             object_id, value = ready.object_id, ready.value
             if value is None:
@@ -313,20 +320,20 @@ class Client:
                     known.values.setdefault(object_id, None)
                 self._tell_waits(object_id)
                 continue
-            watched = object_id in self._watching
+            watched = object_id in watching
             if object_id in references:
                 known.remember(object_id, value, watched)
             if watched:
                 self._tell_waits(object_id)
-            if value.offset < 0:
-                first = self._deliveries.first.pop(object_id, NOBODY)
-                if first:
-                    self._arrived(first, object_id, value)
-                    if self._deliveries.behind:
-                        for number in self._deliveries.take_behind(object_id):
-                            self._arrived(number, object_id, value)
-            else:
+            if value.offset >= 0:
                 self._deliver(object_id, value)
+                continue
+            first = self._deliveries.first.pop(object_id, NOBODY)
+            if first:
+                self._arrived(first, object_id, value)
+                if self._deliveries.behind:
+                    for number in self._deliveries.take_behind(object_id):
+                        self._arrived(number, object_id, value)
 
     def _tell_waits(self, object_id: ObjectID) -> None:
         """``object_id`` is ready."""
@@ -350,7 +357,7 @@ class Client:
             return
         if value is not None:
             request.values[object_id] = value
-        if len(request.missing) <= request.missing_allowed and not request.blocked:
+        if request.over():
             self._finish(number, request)
 
     def _on_polled(self, fact: msg.ObjectsPolledReady) -> None:
@@ -374,10 +381,7 @@ class Client:
     def _on_request_refused(self, fact: msg.RequestRefused) -> None:
         request = self.requests.get(fact.request)
         if request is not None:
-            self._forget(fact.request)
-            self._return_unread(request)
-            failure = fact.value.failure or Failure(FailureKind.DEADLOCK, "the wait can never end")
-            self._actions.append(RejectRequest(fact.request, failure))
+            self._fail(fact.request, request, fact.value.failure or Failure(FailureKind.DEADLOCK, "the wait can never end"))
 
     def _on_answer(self, fact: Any) -> None:
         if self._questions.pop(fact.request, 0) is None:
@@ -398,18 +402,11 @@ class Client:
         if request is None or not request.explaining:
             return
         request.explaining = False
-        waited = seconds(self._now - request.asked_at)
-        count = f"{len(request.object_ids) - len(request.missing)} of {len(request.object_ids)} objects were ready"
+        text = request.story(self._now, fact.text)
         if request.expired:
-            self._forget(fact.request)
-            self._return_unread(request)
-            text = f"get timed out after {waited:.3g} s; {count}. {fact.text}"
-            self._actions.append(RejectRequest(fact.request, Failure(FailureKind.TIMEOUT, text)))
-        else:
-            what = "get" if request.deliver else "wait"
-            text = f"{what} has waited {waited:.0f} s; {count}. {fact.text}"
-            if not (self._worker and fact.blocked):  # else the innermost task says it, and the driver that waits for all of them
-                self._actions.append(ReportStuck(fact.request, text))
+            self._fail(fact.request, request, Failure(FailureKind.TIMEOUT, text))
+        elif not (self._worker and fact.blocked):  # else the innermost task says it, and the driver that waits for all of them
+            self._actions.append(ReportStuck(fact.request, text))
 
     def _on_shown(self, fact: Fact) -> None:
         self._actions.append(ShowOutput(fact))
@@ -453,6 +450,11 @@ class Client:
             wanted = len(request.object_ids) - request.missing_allowed
             ready = filterfalse(request.missing.__contains__, request.object_ids)
             self._actions.append(ResolveWait(number, tuple(islice(ready, wanted))))
+
+    def _fail(self, number: int, request: Request, failure: Failure) -> None:
+        self._forget(number)
+        self._pins += request.unread()
+        self._actions.append(RejectRequest(number, failure))
 
     def _forget(self, number: int) -> None:
         request = self.requests.pop(number)

@@ -21,6 +21,7 @@ from sundog.core.global_scheduler import GlobalScheduler
 from sundog.core.host import FIRST_SERVICE, FIRST_WORKER, FOR_PEOPLE, ONLY_NODE, Host
 from sundog.core.ids import HOST, LOOP, Address, NodeID, address, node_of
 from sundog.core.local_scheduler import LocalScheduler
+from sundog.core.lots import singly
 from sundog.core.machine import Action, Event, Fact, Rng
 from sundog.core.membership import Membership
 from sundog.core.object_directory import ObjectDirectory
@@ -43,7 +44,8 @@ class ClusterHost(Host):
         "_changes", "_driver_here", "_had_tasks", "_incarnations", "_is_head", "_lost", "_members", "head",
     )  # fmt: skip
 
-    _LOOKED_AT = (msg.NodeLost, ServiceLost)
+    #: Lots are taken apart at the door: the machines of a cluster look at each task.
+    _LOOKED_AT = (msg.NodeLost, ServiceLost, msg.TasksSubmitted, msg.TasksFinished)
 
     def __init__(
         self,
@@ -130,6 +132,9 @@ class ClusterHost(Host):
             if not self._is_head:
                 self._lost[fact.node] = None  # on the head membership does
             self._tell((sender, fact))
+        elif type(fact) is msg.TasksSubmitted or type(fact) is msg.TasksFinished:
+            for one in singly(fact):
+                self._tell((sender, one))
         elif (type(fact) is ServiceLost or type(fact) is ServiceStarted) and self._is_head:
             self._changes.append(fact)  # they die and begin between two rounds
         else:

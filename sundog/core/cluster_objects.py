@@ -385,7 +385,7 @@ class ClusterObjectManager(ObjectManager):
 
     def _give(self, client: Address, object_id: ObjectID, record: ObjectRecord) -> None:
         if record.value is not None and record.value.offset == REMOTE:
-            record.wanting = [*(record.wanting or ()), client]
+            record.wanting = (*(record.wanting or ()), client)
             self._pull(object_id)
         else:
             super()._give(client, object_id, record)

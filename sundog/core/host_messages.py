@@ -155,6 +155,14 @@ class TasksRetired(Fact, frozen=True, tag=99):
     tasks: tuple[TaskRetired, ...]
 
 
+class ValuesReturned(Fact, frozen=True, tag=128):
+    """Local scheduler -> object manager. A lot (``lots``) of tasks that are over, each with one inline value without IDs."""
+
+    task_ids: tuple[TaskID, ...]
+    values: tuple[Value, ...]
+    writer: Address
+
+
 class ResultsRefused(Fact, frozen=True, tag=82):
     """Local scheduler -> object manager. A stale attempt's results: free the extents in them."""
 

@@ -16,6 +16,7 @@ True
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NewType
 
 try:
@@ -85,6 +86,12 @@ def return_ids(task_id: TaskID, count: int) -> tuple[ObjectID, ...]:
     if count == 1:
         return (ObjectID(task_id + FIRST_RETURN),)
     return tuple([ObjectID(task_id + index.to_bytes(4, "big")) for index in range(1, count + 1)])
+
+
+def first_returns(task_ids: Iterable[TaskID]) -> list[ObjectID]:
+    """Return the ID of the first return of each of ``task_ids``."""
+    first = FIRST_RETURN
+    return [task_id + first for task_id in task_ids]  # type: ignore[misc]  # a NewType's call is one of Python code
 
 
 def producer_of(object_id: ObjectID) -> TaskID:

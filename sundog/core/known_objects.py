@@ -8,7 +8,7 @@ Invariants: only held IDs are known (K1); values that are remembered cost about 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from sundog.core.config import Config
 from sundog.core.errors import InvariantViolation
@@ -22,11 +22,11 @@ ENTRY_BYTES = 240
 class KnownObjects:
     """See the module."""
 
-    __slots__ = ("_half_max", "_old", "_value_bytes_max", "_waited", "_young", "_young_bytes", "kept", "values")
+    __slots__ = ("_half_max", "_old", "_waited", "_young", "_young_bytes", "kept", "value_bytes_max", "values")
 
     def __init__(self, config: Config) -> None:
         self._half_max = config.known_bytes_max // 2
-        self._value_bytes_max = config.known_value_bytes_max
+        self.value_bytes_max = config.known_value_bytes_max
         #: Ready objects; the value where it is remembered. A thread that puts may enter its value before the machine does.
         self.values: dict[ObjectID, Value | None] = {}
         #: What the session keeps with an ID as long as that is referenced. Opaque here.
@@ -41,7 +41,7 @@ class KnownObjects:
 
     def worth_remembering(self, value: Value) -> bool:
         """Tell whether ``value`` is of the kind that is remembered: a small one, and no error (that must be heard by the node)."""
-        return value.offset == -1 and not value.error and value.size <= self._value_bytes_max
+        return value.offset == -1 and not value.error and value.size <= self.value_bytes_max
 
     def remember(self, object_id: ObjectID, value: Value, waited_for: bool = False, put: bool = False) -> None:
         """``object_id`` is ready and has this value, which is remembered if it is worth that.
@@ -52,7 +52,7 @@ class KnownObjects:
         """
         values = self.values
         size = value.size
-        if value.offset != -1 or size > self._value_bytes_max or value.error:  # as in worth_remembering
+        if value.offset != -1 or size > self.value_bytes_max or value.error:  # as in worth_remembering
             values.setdefault(object_id, None)
             return
         before = values.get(object_id, 0)
@@ -64,6 +64,18 @@ class KnownObjects:
             self._young_bytes = young_bytes = self._young_bytes + size + ENTRY_BYTES
             if young_bytes > self._half_max:
                 self._grow_old()
+
+    def remember_lot(self, object_ids: Sequence[ObjectID], values: Sequence[Value], size: int) -> None:
+        """As :meth:`remember` for several, of ``size`` bytes together and each small: those of which nothing is known and for which
+        nobody waits."""
+        young_bytes = self._young_bytes + size + len(values) * ENTRY_BYTES
+        if young_bytes > self._half_max:
+            for object_id, value in zip(object_ids, values, strict=True):
+                self.remember(object_id, value)
+            return
+        self.values.update(zip(object_ids, values, strict=True))
+        self._young += object_ids
+        self._young_bytes = young_bytes
 
     def _grow_old(self) -> None:
         """Let the values go of which the old remind, unless there is room for all, because many others have been forgotten."""
@@ -109,5 +121,5 @@ class KnownObjects:
             if object_id not in references:
                 raise InvariantViolation(f"{object_id.hex()} is known, and nobody here holds it (K1)")
         costs = self._cost(self._old), self._cost(self._young)
-        if costs[0] > self._half_max + self._value_bytes_max + ENTRY_BYTES or not costs[1] <= self._young_bytes <= self._half_max:
+        if costs[0] > self._half_max + self.value_bytes_max + ENTRY_BYTES or not costs[1] <= self._young_bytes <= self._half_max:
             raise InvariantViolation(f"remembered values cost {costs} bytes; at most {self._half_max} each (K2)")

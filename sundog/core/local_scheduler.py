@@ -23,7 +23,8 @@ from sundog.core.cancellation import Cancellations
 from sundog.core.config import Config
 from sundog.core.deadlines import NEVER
 from sundog.core.explanation import explain, wait_for_blocked
-from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, process_of, producer_of
+from sundog.core.ids import TASK_ID_BYTES, Address, NodeID, ObjectID, ProcessID, process_of, producer_of
+from sundog.core.lots import ends_of, specs_of
 from sundog.core.machine import Action, Event, Fact, Handlers, handlers_of
 from sundog.core.messages import Result
 from sundog.core.pool_size import PoolSize
@@ -59,7 +60,8 @@ class LocalScheduler(TaskTable):
     )  # fmt: skip
 
     HEARS: tuple[type[Fact], ...] = (
-        msg.TaskSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished, msg.TaskSkipped,
+        msg.TaskSubmitted, msg.TasksSubmitted, msg.TaskAssigned, msg.TaskInfeasible, msg.FunctionExported, msg.TaskFinished,
+        msg.TasksFinished, msg.TaskSkipped,
         msg.ObjectsWanted, msg.TasksDropped, msg.ObjectsLocal, msg.TaskWaits, msg.ResumeRequested, msg.ReturnsUnheld,
         msg.CancelRequested, msg.ExplanationRequested, msg.NodeJoined, ev.WorkerStarted, ev.WorkerStartFailed, ev.WorkerLost,
         ev.TasksReclaimed,
@@ -85,10 +87,12 @@ class LocalScheduler(TaskTable):
     def _table(self) -> Handlers:
         return {
             msg.TaskSubmitted: self._on_task_submitted,
+            msg.TasksSubmitted: self._on_tasks_submitted,
             msg.TaskAssigned: self._on_task_assigned,
             msg.TaskInfeasible: self._on_task_infeasible,
             msg.FunctionExported: self._on_function_exported,
             msg.TaskFinished: self._on_task_finished,
+            msg.TasksFinished: self._on_tasks_finished,
             msg.TaskSkipped: self._on_task_skipped,
             msg.TasksDropped: self._on_tasks_dropped,
             msg.ObjectsLocal: self._on_objects_local,
@@ -213,6 +217,15 @@ class LocalScheduler(TaskTable):
 
     def _on_task_submitted(self, sender: Address, fact: msg.TaskSubmitted) -> None:
         self._take(fact.spec, sender)
+        self._bound(sender)
+
+    def _on_tasks_submitted(self, sender: Address, fact: msg.TasksSubmitted) -> None:
+        if not self._take_lot(fact, sender):
+            for spec in specs_of(fact):
+                self._take(spec, sender)
+        self._bound(sender)
+
+    def _bound(self, sender: Address) -> None:
         if len(self.tasks) > self._unfinished_max or self.argument_bytes > self._bytes_max:
             self._pause(sender)
 
@@ -250,7 +263,7 @@ class LocalScheduler(TaskTable):
         """The object manager answers; here counts who is in a hurry."""
         tasks, awaited = self.tasks, AWAITED_TOGETHER if fact.patient else AWAITED_NOW
         for object_id in fact.object_ids:
-            record = tasks.get(producer_of(object_id))
+            record = tasks.get(object_id[:TASK_ID_BYTES])  # type: ignore[call-overload]  # producer_of, without the call
             if record is not None and record.awaited < awaited:
                 record.awaited = awaited
 
@@ -274,6 +287,19 @@ class LocalScheduler(TaskTable):
             self._retire(record, fact.results, sender)
         if not worker.pipeline:
             self._settle(worker)
+
+    def _on_tasks_finished(self, sender: Address, fact: msg.TasksFinished) -> None:
+        worker = self.pool.workers.get(process_of(sender))
+        ended = self.pipelines.finished_lot(worker, fact, self._now) if worker is not None and worker.where == sender else []
+        if worker is not None and ended:
+            if self._size.failures:
+                self._size.worked()
+            self._retire_lot(ended, fact, sender)
+            if not worker.pipeline:
+                self._settle(worker)
+        if len(ended) < len(fact.task_ids):
+            for finished in ends_of(fact, len(ended)):
+                self._on_task_finished(sender, finished)
 
     def _charge(self, record: TaskRecord) -> None:
         record.starts += 1

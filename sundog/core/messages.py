@@ -142,6 +142,9 @@ from sundog.core.host_messages import (
 from sundog.core.host_messages import (
     TaskWithdrawn as TaskWithdrawn,
 )
+from sundog.core.host_messages import (
+    ValuesReturned as ValuesReturned,
+)
 from sundog.core.ids import FunctionID, ObjectID, TaskID
 from sundog.core.machine import Fact
 from sundog.core.task import ReadyObject as ReadyObject
@@ -277,6 +280,16 @@ class SessionEnding(Fact, frozen=True, tag=17):
     """C -> N. The driver shuts down: say what failed unheard, then SessionEnded, then stop."""
 
 
+class TasksSubmitted(Fact, frozen=True, tag=18):
+    """C -> N. A lot (``lots``): as TaskSubmitted for each of ``task_ids``. They are like the first, ``spec``, in all but their
+    names and arguments; they have one return each, no dependencies, and their arguments are inline."""
+
+    spec: TaskSpec
+    task_ids: tuple[TaskID, ...]
+    #: Those of each; none if they all have those of the first.
+    arguments: tuple[Value, ...] = ()
+
+
 # --- W -> N: execution ------------------------------
 
 
@@ -306,6 +319,15 @@ class TasksDropped(Fact, frozen=True, tag=22):
     """W -> N. Everything up to ``sequence`` that was reclaimed has left the pipeline; new tasks may be dispatched."""
 
     sequence: int
+
+
+class TasksFinished(Fact, frozen=True, tag=23):
+    """W -> N. A lot (``lots``): as TaskFinished for each of ``task_ids``, which have each given one inline value without IDs."""
+
+    task_ids: tuple[TaskID, ...]
+    attempts: tuple[int, ...]
+    values: tuple[Value, ...]
+    durations: tuple[Nanos, ...]
 
 
 # --- N -> C ------------------------------
@@ -444,8 +466,8 @@ class StopRequested(Fact, frozen=True, tag=53):
 Message = (
     TaskSubmitted | ObjectPut | FunctionExported | HoldsTaken | HoldsReleased | PinsReturned | IDsEscaped | ObjectsWanted
     | ObjectsPolled | TaskBlocked | ResumeRequested | ExtentWanted | ExtentReturned | CancelRequested
-    | ExplanationRequested | TableRequested | SessionEnding
-    | TaskFinished | TaskSkipped | TasksDropped
+    | ExplanationRequested | TableRequested | SessionEnding | TasksSubmitted
+    | TaskFinished | TaskSkipped | TasksDropped | TasksFinished
     | ObjectsReady | ObjectsPolledReady | TaskResumed | ExtentGranted | ExtentRefused | CancelAnswered | ExplanationGiven
     | TableGiven | OutputWritten | FailureUnheard | WarningRaised | SessionEnded | SubmissionsPaused
     | RequestRefused
@@ -456,6 +478,6 @@ Message = (
     | TaskDeclared | TaskRetired | ResultsRefused | ObjectsNeeded | ObjectsLocal | PinsTaken | ReturnsUnheld | PinsRevoked
     | TaskWaits | TaskWithdrawn
     | NodeHolds | NodeReleases | ObjectsReleased | TaskEnded | TaskSettled | TaskLeaving | ObjectsElsewhere
-    | FetchRequested | FetchAnswered | TasksRetired
+    | FetchRequested | FetchAnswered | TasksRetired | ValuesReturned
     | ServiceRestarted | TasksListed | TasksResent | ReferencesResent | EndsHeard | ServiceRecovered | ObjectsKnown | NodeSilent
 )  # fmt: skip

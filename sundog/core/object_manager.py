@@ -14,78 +14,63 @@ It does not move objects between nodes (``object_directory`` and the cluster's p
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 from sundog.core import events as ev
 from sundog.core import messages as msg
-from sundog.core.actions import ReleasePages, Send
-from sundog.core.asked_objects import AskedObjects
+from sundog.core.actions import Send
 from sundog.core.config import Config
 from sundog.core.explanation import explain_full
 from sundog.core.extent_requests import ExtentRequests
-from sundog.core.ids import FIRST_RETURN, Address, NodeID, ObjectID, ProcessID, TaskID, address, process_of, producer_of, return_ids
-from sundog.core.journal import Journal
+from sundog.core.ids import (
+    FIRST_RETURN,
+    Address,
+    NodeID,
+    ObjectID,
+    ProcessID,
+    TaskID,
+    address,
+    first_returns,
+    process_of,
+    producer_of,
+    return_ids,
+)
+from sundog.core.lots import specs_of
 from sundog.core.machine import Action, Event, Fact, Handlers, handlers_of
 from sundog.core.messages import ReadyObject, Result
-from sundog.core.object_record import ObjectRecord, check_records, mark_heard, siblings, unheard_failures
-from sundog.core.references import References
-from sundog.core.store_ledger import StoreLedger
-from sundog.core.task import FailureKind, TaskSpec, Value, arguments_id, failed
+from sundog.core.object_record import ObjectRecord, check_records, siblings, unheard_failures
+from sundog.core.object_table import LOST, ObjectTable
+from sundog.core.task import TaskSpec, arguments_id
 from sundog.core.units import Nanos
 
-_LOST = failed(
-    FailureKind.OBJECT_LOST,
-    "no such object: it was freed because its last reference was gone, or its ID comes from another session. "
-    "Keep an ObjectID alive as long as the object is needed.",
-)
 
-
-class ObjectManager:
+class ObjectManager(ObjectTable):
     """See the module. ``scheduler`` is the address of the host itself: its local scheduler hears what is sent there."""
 
     HEARS: tuple[type[Fact], ...] = (
-        msg.TaskSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.TasksRetired, msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken,
-        msg.HoldsReleased, msg.PinsReturned, msg.PinsTaken, msg.PinsRevoked, msg.IDsEscaped, msg.ObjectsWanted,
-        msg.ObjectsPolled, msg.ObjectsNeeded, msg.TaskBlocked, msg.ExtentWanted, msg.ExtentReturned, msg.SessionEnding,
-        ev.WorkerLost, ev.ClientLost,
+        msg.TaskSubmitted, msg.TasksSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.TasksRetired, msg.ValuesReturned,
+        msg.ResultsRefused, msg.ObjectPut, msg.HoldsTaken, msg.HoldsReleased, msg.PinsReturned, msg.PinsTaken, msg.PinsRevoked,
+        msg.IDsEscaped, msg.ObjectsWanted, msg.ObjectsPolled, msg.ObjectsNeeded, msg.TaskBlocked, msg.ExtentWanted,
+        msg.ExtentReturned, msg.SessionEnding, ev.WorkerLost, ev.ClientLost,
     )  # fmt: skip
 
-    #: Whether there are, or may be, other nodes: see ``cluster_objects``.
-    _CLUSTERED = False
-
     def __init__(self, config: Config, node: NodeID, here: Address, driver: Address) -> None:
-        self._config = config
-        self._node = node
-        self._here = here
-        self._driver = driver
-        self._now: Nanos = 0
-        #: O1.
-        self.objects: dict[ObjectID, ObjectRecord] = {}
-        self.references = References()
-        self.asked = AskedObjects(self.objects, driver)
-        self.ledger = StoreLedger(config.arena_bytes, config.extent_alignment, config.warm_bytes_max)
+        super().__init__(config, node, here, driver)
         #: Unfinished tasks, whose arguments are held (O3).
         self._tasks: dict[TaskID, TaskSpec] = {}
         self._extent_requests = ExtentRequests(config, self.ledger, self._full)
-        #: What this step says, as it comes; and, gathered, which objects are ready, to clients and to the scheduler, ``here``.
-        self._said: list[Action] = []
-        self._ready: defaultdict[Address, list[ReadyObject]] = defaultdict(list)
-        #: Until the host's step ends: what had no holder left at some time in it, and which processes ended.
-        self._unheld: list[ObjectID] = []
+        #: Until the host's step ends: which processes ended.
         self._ended: list[ProcessID] = []
-        #: Whether :meth:`settle` has something to do.
-        self.unsettled = False
-        #: Who was born and who is gone, for the control store; None when nobody asks.
-        self.journal: Journal | None = None
         self._handlers = handlers_of(self)
 
     def _table(self) -> Handlers:
         return {
             msg.TaskSubmitted: self._on_task_submitted,
+            msg.TasksSubmitted: self._on_tasks_submitted,
             msg.TaskDeclared: self._on_task_declared,
             msg.TaskRetired: self._on_task_retired,
             msg.TasksRetired: self._on_tasks_retired,
+            msg.ValuesReturned: self._on_values_returned,
             msg.ResultsRefused: self._on_results_refused,
             msg.ObjectPut: self._on_object_put,
             msg.HoldsTaken: self._on_holds_taken,
@@ -167,6 +152,16 @@ class ObjectManager:
         if spec.dependencies or spec.contained or spec.arguments.offset >= 0:
             self._hold_arguments(spec, submitter)
 
+    def _on_tasks_submitted(self, submitter: Address, fact: msg.TasksSubmitted) -> None:
+        ids = first_returns(fact.task_ids)
+        if not self.objects.keys().isdisjoint(ids):
+            for spec in specs_of(fact):
+                self._on_task_submitted(submitter, msg.TaskSubmitted(spec))
+            return
+        name = fact.spec.name
+        self.objects.update([(object_id, ObjectRecord(None, (), name, 1, 1)) for object_id in ids])
+        self.references.by_process[submitter].update(dict.fromkeys(ids))
+
     def _hold_arguments(self, spec: TaskSpec, submitter: Address) -> None:
         self._tasks[spec.task_id] = spec
         for object_id in spec.contained:
@@ -178,33 +173,13 @@ class ObjectManager:
         if spec.arguments.offset >= 0:
             self.ledger.seal(spec.arguments.offset, arguments_id(spec.task_id), submitter)
 
-    def _hold(self, object_id: ObjectID) -> ObjectRecord:
-        """A task or container holds ``object_id``; an ID that nobody holds becomes one that is known to be lost."""
-        record = self.objects.get(object_id)
-        if record is None:
-            record = self.objects[object_id] = ObjectRecord(value=_LOST, heard=True)
-        record.holders += 1
-        return record
-
-    def _need(self, object_id: ObjectID, record: ObjectRecord) -> None:
-        if record.value is None:
-            record.needed = True
-        else:
-            self._tell_scheduler(object_id, record)
-
     def _on_objects_needed(self, sender: Address, fact: msg.ObjectsNeeded) -> None:
         for object_id in fact.object_ids:
             record = self.objects.get(object_id)
             if record is None:
-                self._ready[self._here].append(ReadyObject(object_id, _LOST))
+                self._ready[self._here].append(ReadyObject(object_id, LOST))
             else:
                 self._need(object_id, record)
-
-    def _tell_scheduler(self, object_id: ObjectID, record: ObjectRecord) -> None:
-        record.needed = False
-        if record.argument and record.value is not None and record.value.error:
-            mark_heard(self.objects, object_id, record)  # what depends on it fails with the same cause
-        self._ready[self._here].append(ReadyObject(object_id, record.value))
 
     def _on_task_retired(self, sender: Address, fact: msg.TaskRetired) -> None:
         spec = fact.spec
@@ -249,21 +224,27 @@ class ObjectManager:
         for retired in fact.tasks:
             self._on_task_retired(sender, retired)
 
+    def _on_values_returned(self, sender: Address, fact: msg.ValuesReturned) -> None:
+        objects, tasks, ready, journal = self.objects, self._tasks, self._ready, self.journal
+        for task_id, object_id, value in zip(fact.task_ids, first_returns(fact.task_ids), fact.values, strict=True):
+            record = objects.get(object_id)
+            if record is not None:
+                if record.value is not None or record.spec is not None or record.needed or record.watching is not None:
+                    self._seal(object_id, record, value, (), fact.writer)
+                else:  # the same, without what is not the case
+                    record.value = value
+                    if record.wanting is not None:
+                        for client in record.wanting:
+                            ready[client].append(ReadyObject(object_id, value))
+                        record.wanting = None
+                    if journal is not None:
+                        journal.objects_born.append(object_id)
+            if tasks and (held := tasks.pop(task_id, None)) is not None:
+                self._task_over(held)
+
     def _on_results_refused(self, sender: Address, fact: msg.ResultsRefused) -> None:
         for result in fact.results:
             self._discard(result.value, fact.writer)
-
-    def _discard(self, value: Value, writer: Address) -> None:
-        if value.offset >= 0:
-            self._release(self.ledger.abandon(value.offset, writer, written=True))
-
-    def _release(self, stretches: list[tuple[int, int]]) -> None:
-        """The pages of these stretches, (offset, size) in bytes, go back to the system."""
-        for offset, size in stretches:
-            self._said.append(ReleasePages(offset, size))
-
-    def _say(self, to: Address, message: Fact) -> None:
-        self._said.append(Send(to, message))
 
     # -- objects ------------------------------
 
@@ -275,67 +256,27 @@ class ObjectManager:
         self.references.declare(fact.object_id, record, sender)
         self._seal(fact.object_id, record, fact.value, fact.contained, sender)
 
-    def _seal(
-        self, object_id: ObjectID, record: ObjectRecord, value: Value, contained: tuple[ObjectID, ...], writer: Address
-    ) -> None:
-        """The object is ready and never changes again: tell all who wait."""
-        if record.value is not None:
-            self._discard(value, writer)
-            return
-        if record.spec is not None:
-            record.name, record.spec = record.spec.name, None
-        if value.offset >= 0 and not self.ledger.seal(value.offset, object_id, writer):
-            value = failed(FailureKind.OBJECT_LOST, f"{record.name}: its bytes were not where its writer said")
-        record.value = value
-        if self.journal is not None:
-            self.journal.objects_born.append(object_id)
-        if contained:
-            record.contained = contained
-            for inner in contained:
-                self._hold(inner)
-        if record.wanting is not None:
-            for client in record.wanting:
-                self._give(client, object_id, record)
-            record.wanting = None
-        if record.watching is not None:
-            for client in record.watching:
-                self._say_news(client, object_id, value)
-            record.watching = None
-        if record.needed:
-            self._tell_scheduler(object_id, record)
-
-    def _give(self, client: Address, object_id: ObjectID, record: ObjectRecord) -> None:
-        """Deliver a ready object's value, with one grant if it lies in the arena."""
-        value = record.value
-        assert value is not None
-        if value.offset >= 0:
-            self.ledger.grant(object_id, client)
-        elif value.error:
-            mark_heard(self.objects, object_id, record)
-        self._ready[client].append(ReadyObject(object_id, value))
-
-    def _say_news(self, client: Address, object_id: ObjectID, value: Value) -> None:
-        """Tell the news; with a small value, since it is wanted next. Not with an error: that counts as heard once it is got."""
-        small = value.offset == -1 and not value.error and value.size <= self._config.news_bytes_max
-        self._ready[client].append(ReadyObject(object_id, value if small else None))
-
     def _on_objects_wanted(self, sender: Address, fact: msg.ObjectsWanted) -> None:
-        objects = self.objects
+        objects, ready, alone = self.objects, self._ready[sender], (sender,)
         if sender != self._driver:
             self.asked.add(sender, fact.object_ids)
         for object_id in fact.object_ids:
             record = objects.get(object_id)
             if record is None:
-                self._ready[sender].append(ReadyObject(object_id, _LOST if fact.deliver else None))
-            elif record.value is None:
+                ready.append(ReadyObject(object_id, LOST if fact.deliver else None))
+            elif (value := record.value) is None:
                 if fact.deliver:
-                    record.wanting = [*(record.wanting or ()), sender]
+                    record.wanting = alone if record.wanting is None else (*record.wanting, sender)
                 else:
-                    record.watching = [*(record.watching or ()), sender]
-            elif fact.deliver:
+                    record.watching = alone if record.watching is None else (*record.watching, sender)
+            elif not fact.deliver:
+                self._say_news(sender, object_id, value)
+            elif value.offset != -1 or value.error:
                 self._give(sender, object_id, record)
             else:
-                self._say_news(sender, object_id, record.value)
+                ready.append(ReadyObject(object_id, value))
+        if not ready:
+            del self._ready[sender]
 
     def _is_ready(self, object_id: ObjectID) -> bool:
         record = self.objects.get(object_id)
@@ -365,65 +306,19 @@ class ObjectManager:
         objects, held = self.objects, self.references.by_process.get(sender)
         if held is None:
             return
+        unheld = self._unheld
         for object_id in fact.object_ids:
             if held.pop(object_id, 0) is None:  # else it did not hold it
                 record = objects[object_id]
                 record.holders = left = record.holders - 1
                 if not left:
-                    self._unheld.append(object_id)
-                    self.unsettled = True
+                    unheld.append(object_id)
+        if unheld:
+            self.unsettled = True
 
     def _on_ids_escaped(self, sender: Address, fact: msg.IDsEscaped) -> None:
         for object_id in fact.object_ids:
             self.references.escape(object_id, self.objects.get(object_id))
-
-    def _let_go(self, object_ids: Iterable[ObjectID]) -> None:
-        """A task holds these no longer."""
-        for object_id in object_ids:
-            record = self.objects[object_id]
-            record.holders = left = record.holders - 1
-            if not left:
-                self._unheld.append(object_id)
-                self.unsettled = True
-
-    def _free(self, unheld: list[ObjectID]) -> None:
-        """Forget those of ``unheld`` that nobody holds, and with them what only they held."""
-        objects = self.objects
-        while unheld:
-            object_id = unheld.pop()
-            record = objects.get(object_id)
-            if record is None or record.holders or (self._CLUSTERED and self._retain(object_id, record)):
-                continue
-            del objects[object_id]
-            value = record.value
-            if value is None:
-                if record.wanting or record.watching:
-                    self._answer_lost(object_id, record)
-                continue
-            if self.journal is not None:
-                self.journal.objects_gone.append(object_id)
-            for inner in record.contained:
-                objects[inner].holders -= 1
-                unheld.append(inner)
-            if value.offset >= 0:
-                self._release(self.ledger.free(object_id))
-            elif value.error and not record.heard and not siblings(objects, object_id, record.returns):
-                self._say_unheard(record.name, object_id, value)  # with the last return of its task
-
-    def _retain(self, object_id: ObjectID, record: ObjectRecord) -> bool:
-        """An object goes: tell whether it stays after all, because other nodes need it."""
-        return False
-
-    def _answer_lost(self, object_id: ObjectID, record: ObjectRecord) -> None:
-        """Who asked and then let go is answered too."""
-        for client in record.wanting or ():
-            self._ready[client].append(ReadyObject(object_id, _LOST))
-        for client in record.watching or ():
-            self._ready[client].append(ReadyObject(object_id))
-
-    def _say_unheard(self, name: str, object_id: ObjectID, value: Value) -> None:
-        if value.failure is None or value.failure.kind is not FailureKind.CANCELLED:
-            self._say(self._driver, msg.FailureUnheard(name, object_id, value))
 
     def _on_worker_lost(self, sender: Address, fact: ev.WorkerLost) -> None:
         self._ended.append(fact.worker)

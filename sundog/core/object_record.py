@@ -27,8 +27,8 @@ class ObjectRecord(msgspec.Struct, gc=False):
     #: The task that makes it, until it is sealed; of tasks that were submitted here.
     spec: TaskSpec | None = None
     #: Clients to be answered, with the value or with the news; None when nobody waits (most objects, most of the time).
-    wanting: list[Address] | None = None
-    watching: list[Address] | None = None
+    wanting: tuple[Address, ...] | None = None
+    watching: tuple[Address, ...] | None = None
     #: The local scheduler waits for it.
     needed: bool = False
     #: A task has it as an argument, and would fail with it.

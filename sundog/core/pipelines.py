@@ -97,6 +97,37 @@ class Pipelines:
                 if dependent.state is _WAITING:
                     self.may_follow(worker, dependent)
 
+    def _assign_run(self, worker: WorkerRecord, record: TaskRecord, queue: ReadyQueue, count: int, now: Nanos) -> int:
+        """As :meth:`assign` for ``record``, the next of ``queue``, and for those behind it that are like it, ``count`` at most.
+        Return how many."""
+        pipeline = worker.pipeline
+        records = queue.take_run(count) if count > 1 and pipeline else ()
+        if not records:
+            self.assign(worker, record, now)
+            return 1
+        function, estimate, sequence, runs = record.function, record.function.mean or 0, worker.sequence, worker.runs
+        if len(pipeline) == 1:
+            worker.late_at = now + self._late_after + worker.work + estimate
+            self.deep[worker.worker] = worker
+        if record.spec.function_id not in worker.functions:
+            self._introduce(worker, record.spec, function)
+        if not runs:
+            self.dispatching.append(worker)
+        patient = record.awaited == AWAITED_TOGETHER
+        for record in records:
+            sequence += 1
+            record.state = _DISPATCHED
+            record.worker = worker
+            record.sequence = sequence
+            record.dispatched_at = now
+            record.oldest_needed = 0
+            record.estimate = estimate
+            runs.append(RunTask(record.spec, record.attempt, record.starts + 1, sequence, (), patient))
+        pipeline.extend(records)
+        worker.sequence = sequence
+        worker.work += len(records) * estimate
+        return len(records)
+
     def may_follow(self, worker: WorkerRecord, record: TaskRecord) -> None:
         """``record`` waits for something that is in the worker's pipeline: it may go there too, when there is room (P5)."""
         worker.followers.append(record)
@@ -123,6 +154,14 @@ class Pipelines:
             return False  # behind a function never seen, or before it: one in flight per worker
         depth = len(pipeline)
         return depth < self._depth_max and (depth < self._depth_min or worker.work + mean <= work_max)
+
+    def _places(self, worker: WorkerRecord, record: TaskRecord, work_max: Nanos) -> int:
+        """Return how many tasks like ``record``, for which there is room, find room one after the other."""
+        depth, mean = len(worker.pipeline), record.function.mean
+        if mean is None or mean > self._long_body or not depth:
+            return 1
+        by_work = (work_max - worker.work) // mean if mean else self._depth_max
+        return min(self._depth_max - depth, max(self._depth_min - depth, by_work))
 
     def _half_full(self, worker: WorkerRecord, work_max: Nanos) -> bool:
         """Refilling waits until a pipeline is half empty, so that what is dispatched travels in batches."""
@@ -186,8 +225,9 @@ class Pipelines:
                 continue
             if self.others and now >= worker.late_at + self._offer_after:
                 continue
-            for _ in range(share):
-                self.assign(worker, record, now)
+            left = share
+            while left > 0:
+                left -= self._assign_run(worker, record, queue, min(left, self._places(worker, record, work_max)), now)
                 following = queue.peek()
                 if following is None:
                     return
@@ -213,17 +253,7 @@ class Pipelines:
     def finished(self, worker: WorkerRecord, record: TaskRecord, now: Nanos, duration: Nanos | None) -> None:
         """The task left the worker's pipeline by being run, for ``duration``, or without having run (None)."""
         if duration is not None:
-            function = record.function
-            function.calls += 1
-            mean = function.mean
-            if mean is None:
-                function.mean = duration
-            else:
-                # One preemption must not make a function of microseconds pass for one of milliseconds.
-                bound = 4 * mean + self._duration_slack
-                if duration > bound:
-                    duration = bound
-                function.mean = mean + ((duration - mean) >> self._mean_shift)
+            record.function.ran((duration,), self._duration_slack, self._mean_shift)
         pipeline = worker.pipeline
         if pipeline[0] is record:
             pipeline.popleft()
@@ -235,6 +265,37 @@ class Pipelines:
             worker.late_at = now + self._late_after + work
             if len(pipeline) == 1:
                 self.deep.pop(worker.worker, None)
+
+    def finished_lot(self, worker: WorkerRecord, lot: msg.TasksFinished, now: Nanos) -> list[TaskRecord]:
+        """As :meth:`finished` for each task of ``lot``, as long as it is the head of the worker's pipeline, of the same function as
+        the first, and has simply run; return those that have left. None of them is the global scheduler's."""
+        pipeline = worker.pipeline
+        if not pipeline:
+            return []
+        function = pipeline[0].function
+        ended: list[TaskRecord] = []
+        work = 0
+        for record, task_id, attempt in zip(pipeline, lot.task_ids, lot.attempts, strict=False):
+            if record.spec.task_id != task_id or record.attempt != attempt or record.function is not function:
+                break
+            if record.state is not _DISPATCHED or record.assigned:
+                break
+            record.worker = None
+            work += record.estimate
+            ended.append(record)
+        if ended:
+            count = len(ended)
+            function.ran(lot.durations[:count], self._duration_slack, self._mean_shift)
+            if count == len(pipeline):
+                pipeline.clear()
+            else:
+                for _ in ended:
+                    pipeline.popleft()
+            worker.work = work = worker.work - work
+            worker.late_at = now + self._late_after + work
+            if len(pipeline) <= 1:
+                self.deep.pop(worker.worker, None)
+        return ended
 
     def lost(self, worker: WorkerRecord) -> None:
         """The worker is gone: nothing is behind its head, and nothing follows."""

@@ -12,8 +12,9 @@ others go ahead, since what is free would lie idle, but not for ever: see :class
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 
 from sundog.core.resources import CPU, ResourceSet, Shape
 from sundog.core.task import TaskState
@@ -53,6 +54,31 @@ class ReadyQueue:
         else:
             self._pushes += 1
             heappush(self._heap, (-record.urgent, -priority, record.order, self._pushes, record))
+
+    def push_run(self, records: Sequence[TaskRecord]) -> None:
+        """Add READY tasks, in the order of their submission, which are neither urgent nor of any priority: the newest of all."""
+        self._in_order.extend(records)
+
+    def take_run(self, count: int) -> list[TaskRecord]:
+        """Remove and return the next tasks, up to ``count``, as far as they are plain and like the first: of one function, awaited
+        in the same way. Perhaps none."""
+        in_order = self._in_order
+        taken: list[TaskRecord] = []
+        if not in_order or self._heap:
+            return taken
+        function, awaited = in_order[0].function, in_order[0].awaited
+        for record in islice(in_order, count):
+            if not record.plain or record.state is not _READY or record.function is not function or record.awaited != awaited:
+                break
+            if record.dependents is not None:
+                break
+            taken.append(record)
+        if len(taken) == len(in_order):
+            in_order.clear()
+        else:
+            for _ in taken:
+                in_order.popleft()
+        return taken
 
     def peek(self) -> TaskRecord | None:
         """Return the task that is next, or None."""
@@ -114,6 +140,15 @@ class ReadyQueues:
             self.lone = None
             self.line_up(lone, self.by_shape[lone.spec.resources])
         self.line_up(record, queue)
+
+    def push_run(self, records: Sequence[TaskRecord], queue: ReadyQueue) -> None:
+        """The same for several of one shape, in the order of their submission, of no priority and newer than all others."""
+        self.push(records[0], queue)
+        if len(records) > 1:
+            self.push(records[1], queue)
+            queue.push_run(records[2:])
+            if self.noted is not None:
+                self.noted += records[2:]
 
     def hurry(self, record: TaskRecord) -> None:
         """A READY task has become urgent."""

@@ -69,6 +69,19 @@ class FunctionRecord(msgspec.Struct):
         if spec.arguments == last.arguments:  # most often there are none
             force_setattr(spec, "arguments", last.arguments)
 
+    def ran(self, durations: Iterable[Nanos], slack: Nanos, shift: int) -> None:
+        """Bodies of it took ``durations``; the mean follows each by one part in two to the power of ``shift``."""
+        mean, calls = self.mean, self.calls
+        for duration in durations:
+            calls += 1
+            if mean is None:
+                mean = duration
+                continue
+            # One preemption must not make a function of microseconds pass for one of milliseconds.
+            bound = 4 * mean + slack
+            mean += ((duration if duration < bound else bound) - mean) >> shift
+        self.mean, self.calls = mean, calls
+
 
 #: How a task's returns are awaited: not at all, by somebody who waits for many together, or by somebody else, too.
 NOT_AWAITED, AWAITED_TOGETHER, AWAITED_NOW = 0, 1, 2
@@ -127,6 +140,8 @@ class TaskRecord(msgspec.Struct):
     assigned: bool = False
     #: How its returns are awaited, as far as is known.
     awaited: int = NOT_AWAITED
+    #: It came in a lot: there is nothing to see to before it is dispatched.
+    plain: bool = False
 
 
 class WorkerRecord(msgspec.Struct):

@@ -7,6 +7,8 @@ the queue of its shape, or, if this node can never run it or not while others ho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sundog.core import messages as msg
@@ -16,6 +18,7 @@ from sundog.core.dependencies import Dependencies
 from sundog.core.errors import InvariantViolation
 from sundog.core.ids import Address, NodeID, ObjectID, ProcessID, TaskID, process_of, producer_of
 from sundog.core.journal import Journal
+from sundog.core.lots import specs_of
 from sundog.core.machine import Action
 from sundog.core.messages import Result
 from sundog.core.pipelines import Pipelines
@@ -84,6 +87,26 @@ class TaskTable:
         else:
             self._to_ready(record)
         return record
+
+    def _take_lot(self, lot: msg.TasksSubmitted, submitter: Address) -> bool:
+        """As ``_take`` for each task of ``lot``, if they can simply run here; else False, and nothing has happened."""
+        first = lot.spec
+        function, queue = self._functions.get(first.function_id), self._queues.by_shape.get(first.resources)
+        if function is None or queue is None or not queue.runs_here or first.priority:
+            return False
+        function.keep_once(first)
+        specs, order = specs_of(lot), self._order + 1
+        self._order += len(specs)
+        plain = not first.calls_max
+        records = [
+            TaskRecord(spec, submitter, number, function, (), (), _READY, plain=plain) for number, spec in enumerate(specs, order)
+        ]
+        self.tasks.update(zip(lot.task_ids, records, strict=True))
+        self.argument_bytes += sum([self._counted(spec) for spec in specs]) if lot.arguments or self._counted(first) else 0
+        if self.journal is not None:
+            self.journal.tasks_born.extend(lot.task_ids)
+        self._queues.push_run(records, queue)
+        return True
 
     def _enter(self, record: TaskRecord) -> None:
         """One more task is unfinished."""
@@ -169,6 +192,26 @@ class TaskTable:
         self._retired.append(msg.TaskRetired(spec, results, writer))
         if record.assigned:
             self._end_assigned(record)
+        if self._paused:
+            self._go_on()
+
+    def _retire_lot(self, records: Sequence[TaskRecord], lot: msg.TasksFinished, writer: Address) -> None:
+        """As ``_retire`` for the first tasks of ``lot``, those of ``records``."""
+        tasks, small, count = self.tasks, self._small_arguments, len(records)
+        for record in records:
+            spec = record.spec
+            record.state = _FINISHED
+            del tasks[spec.task_id]
+            if spec.arguments.size > small:
+                self.argument_bytes -= self._counted(spec)
+        if self.journal is not None:
+            worker = process_of(writer)
+            for record, value in zip(records, lot.values, strict=False):
+                ran = self._now - record.dispatched_at
+                self.journal.tasks_gone.append(epitaph(record, (Result(value),), ran, worker, self._node))
+        whole = count == len(lot.task_ids)
+        task_ids, values = (lot.task_ids, lot.values) if whole else (lot.task_ids[:count], lot.values[:count])
+        self._actions.append(Send(self._here, msg.ValuesReturned(task_ids, values, writer)))
         if self._paused:
             self._go_on()
 

@@ -25,6 +25,7 @@ from sundog.core.actions import RejectRequest, ResolveGet, ResolveQuestion, Reso
 from sundog.core.config import Config
 from sundog.core.events import Asked, GetRequested, ReferenceDropped, WaitRequested
 from sundog.core.ids import FunctionID, IdSequence, ObjectID, return_id, root_task_id
+from sundog.core.lots import singly
 from sundog.core.machine import Fact
 from sundog.core.task import FailureKind, TaskSpec, Value
 
@@ -60,7 +61,7 @@ class ScriptedNode:
                 if isinstance(message, msg.SessionEnding):
                     replies.append(msg.SessionEnded())
             with self.changed:
-                self.heard += messages
+                self.heard += [one for message in messages for one in singly(message)]
                 self.changed.notify_all()
             self.say(*replies)
         assert self.process.stdin is not None
@@ -114,7 +115,7 @@ def deliver(message: Fact) -> list[Fact]:
 def submit(port: DriverPort, size: int = 8) -> ObjectID:
     task = spec(port.lane(), size)
     port.facts.append(msg.TaskSubmitted(task))
-    port.submitted()
+    port.submitted(size)
     return return_id(task.task_id, 1)
 
 

@@ -27,6 +27,7 @@ from sundog.core.actions import ResolveGet
 from sundog.core.config import Config
 from sundog.core.events import GetRequested
 from sundog.core.ids import FunctionID, IdSequence, ObjectID, ProcessID, TaskID, return_id, root_task_id
+from sundog.core.lots import singly
 from sundog.core.machine import Fact
 from sundog.core.task import TaskSpec, Value
 from sundog.core.units import SECOND
@@ -86,7 +87,7 @@ class Worker:
             messages = self.channel.receive()
             assert messages is not None, self.errors()
             self.packets += 1
-            self.heard += messages
+            self.heard += [one for message in messages for one in singly(message)]
         return found
 
     def errors(self) -> str:
@@ -143,7 +144,7 @@ def get(object_id: ObjectID) -> bytes:
 def submit() -> TaskID:
     task_id = PORT.lane().next_task()
     PORT.facts.append(msg.TaskSubmitted(TaskSpec(task_id, FunctionID(b"f" * 16), "f", Value(0))))
-    PORT.submitted()
+    PORT.submitted(0)
     return task_id
 
 

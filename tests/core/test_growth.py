@@ -171,7 +171,7 @@ def test_the_end_of_a_worker_costs_nothing_for_what_it_had_nothing_to_do_with() 
         lost = (LOOP, ev.WorkerLost(ProcessID(2), 1, 0, -9))
         operations = counted(lambda: objects.hear(2, lost))
         objects.check_invariants()
-        assert objects.objects[returned(0)].wanting == [AT_DRIVER]
+        assert objects.objects[returned(0)].wanting == (AT_DRIVER,)
         assert not [extent for extent in objects.ledger.extents() if extent.grants]
         return operations
 

@@ -21,6 +21,7 @@ from sundog.backends.simulated.node import Node
 from sundog.backends.simulated.workloads.workload import Workload, task
 from sundog.core.config import Config
 from sundog.core.ids import DRIVER, address
+from sundog.core.lots import singly
 from sundog.core.messages import TaskFinished
 from sundog.core.units import MILLISECOND, Nanos
 from sundog.core.unsent import OVERDUE_AFTER
@@ -55,7 +56,7 @@ def session(**options: Any) -> Iterator[Traffic]:
     def counted(self: Any, source: Any, target: Any, messages: list[Any]) -> None:
         if target == self.where and source != address(self.number, DRIVER):
             traffic.packets += 1
-            ends = sum([type(message) is TaskFinished for message in messages])
+            ends = sum([type(one) is TaskFinished for message in messages for one in singly(message)])
             if ends:
                 traffic.ends.append((self.loop.now, ends))
         send(self, source, target, messages)

@@ -104,7 +104,7 @@ class LoopbackPort:
         self._ids = IdSequence(root or root_task_id(b"loopback"), 1, 0)
         self._worker: Session | None = None
 
-    def submitted(self) -> None:
+    def submitted(self, size: int) -> None:
         pass
 
     def answered_here(self) -> None:

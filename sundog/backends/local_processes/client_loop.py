@@ -32,7 +32,7 @@ from sundog.backends.waiter import Waiter
 from sundog.core.actions import RejectRequest
 from sundog.core.config import Config
 from sundog.core.ids import DRIVER, TaskID
-from sundog.core.messages import SessionEnding, TaskSubmitted
+from sundog.core.messages import SessionEnding
 from sundog.core.task import Failure, FailureKind
 from sundog.core.units import MICROSECOND, MILLISECOND, SECOND, Nanos
 
@@ -109,34 +109,29 @@ class DriverPort(DriverLanes):
 
     # -- any thread -----------------------------------------------------------------------------------------------------------
 
-    def submitted(self) -> None:
+    def submitted(self, size: int) -> None:
         """See ``base.Port``."""
         if self.closed is not None:
             self._refuse()
         pump = self._pump
         if pump.paused:
             self._wait_for_room()
-        facts = self.facts
-        try:
-            fact = facts[-1]
-        except IndexError:
+        gathered = len(self.facts)
+        if not gathered:
             return  # already taken
-        if type(fact) is TaskSubmitted:
-            self._submitted_bytes += fact.spec.arguments.size
+        self._submitted_bytes = size = self._submitted_bytes + size
         now = _clock()
-        if now - self._submitted_at > PAUSE:
+        before, self._submitted_at = self._submitted_at, now
+        if now - before > PAUSE:
             self._together, self._together_for = SUBMITTED_TOGETHER, SUBMITTED_FOR
-            full = not self._asks_at_once
-            if not full:  # rung, the client thread comes when this one waits for the answer, and both travel in one packet
-                self._asks_at_once = False
-                self._rung_at = now
-                pump.rouse()
-        else:
-            full = len(facts) >= self._together or self._submitted_bytes >= SUBMITTED_BYTES_TOGETHER
-        self._submitted_at = now
-        if full:
             self._rung_at = now
-            self._submitted_bytes = 0
+            if not self._asks_at_once:
+                self._hand_over()
+            else:  # rung, the client thread comes when this one waits for the answer, and both travel in one packet
+                self._asks_at_once = False
+                pump.rouse()
+        elif gathered >= self._together or size >= SUBMITTED_BYTES_TOGETHER:
+            self._rung_at = now
             self._hand_over()
         elif pump.patient or now - self._rung_at > self._together_for < now - pump.turned_at:
             self._rung_at = now
@@ -273,6 +268,7 @@ class DriverPort(DriverLanes):
 
     def _hand_over(self) -> None:
         """Wait until the client thread has taken what was appended."""
+        self._submitted_bytes = 0
         taken = allocate_lock()
         taken.acquire()
         self._pump.handing_over.append(taken)

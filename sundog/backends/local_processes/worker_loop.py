@@ -330,7 +330,7 @@ class WorkerPort:
 
     # -- base.Port: any thread ------------------------------------------------------------------------------------------------
 
-    def submitted(self) -> None:
+    def submitted(self, size: int) -> None:
         """See ``base.Port``."""
         pump = self._pump
         if pump.paused:

@@ -31,7 +31,7 @@ from sundog.core.events import Asked, FetchFailed, FetchFinished, TasksReclaimed
 from sundog.core.ids import HOST, LOOP, Address, NodeID, ProcessID, address
 from sundog.core.machine import Action, Fact
 from sundog.core.machine import Event as MachineEvent
-from sundog.core.messages import FunctionExported, RunTasks, TaskAssigned, TaskBlocked, TaskFinished
+from sundog.core.messages import FunctionExported, RunTasks, TaskAssigned, TaskBlocked, TaskFinished, TasksFinished, TasksSubmitted
 from sundog.core.units import Nanos
 
 if TYPE_CHECKING:
@@ -238,10 +238,12 @@ class Node(Process):
         span = 0
         if self.profile is not None:
             profile = self.profile
-            blocks = 0
+            blocks, messages = 0, len(events)
             for _, fact in events:
                 kind = type(fact)
-                if kind is TaskBlocked:
+                if kind is TasksSubmitted or kind is TasksFinished:  # measured, and so charged, by the task
+                    messages += len(fact.task_ids) - 1  # type: ignore[attr-defined]
+                elif kind is TaskBlocked:
                     blocks += 1
                 elif kind is TasksReclaimed:
                     self.taken_back += fact.count  # type: ignore[attr-defined]
@@ -249,7 +251,7 @@ class Node(Process):
             count, dependencies = decisions(actions)
             again = min(count, self._to_send_again)
             self._to_send_again -= again
-            span = profile.node_time(len(events), count, dependencies, again, blocks)
+            span = profile.node_time(messages, count, dependencies, again, blocks)
             span += profile.message_time(_carried(events, actions))
             if self.loop.now > self._over_at:
                 span += profile.node_wake
@@ -259,7 +261,8 @@ class Node(Process):
 
     def _tell_of_ends(self, events: Sequence[MachineEvent]) -> None:
         for _, fact in events:
-            if type(fact) is TaskFinished:
+            kind = type(fact)
+            for _ in range(1 if kind is TaskFinished else len(fact.task_ids) if kind is TasksFinished else 0):  # type: ignore[attr-defined]
                 self.occurred(Occurrence.SEALED)
 
     def turn_soon(self) -> None:

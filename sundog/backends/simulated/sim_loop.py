@@ -386,6 +386,8 @@ def _values() -> dict[type, Callable[[Any], int]]:
 
     return {
         msg.TaskSubmitted: lambda m: m.spec.arguments.size if m.spec.arguments.offset == -1 else 0,
+        msg.TasksSubmitted: lambda m: sum([v.size for v in m.arguments]) or len(m.task_ids) * m.spec.arguments.size,
+        msg.TasksFinished: lambda m: sum([v.size for v in m.values]),
         msg.ObjectPut: lambda m: inline(m.value),
         msg.TaskFinished: finished,
         msg.RunTasks: runs,

@@ -43,7 +43,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     node_turn: Nanos = 3 * MICROSECOND
     #: What a turn takes more that finds it asleep.
     node_wake: Nanos = 6 * MICROSECOND
-    #: Each message that it takes in, answers included.
+    #: Each message that it takes in, answers included; of a lot each task.
     node_message: Nanos = 3 * MICROSECOND
     #: Each decision where a task runs, on top of its messages.
     node_decision: Nanos = 6 * MICROSECOND

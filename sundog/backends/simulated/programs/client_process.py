@@ -201,7 +201,7 @@ class ClientProcess(Process):
         """See ``base.Port``."""
         return next(self._requests)
 
-    def submitted(self) -> None:
+    def submitted(self, size: int) -> None:
         """See ``base.Port``."""
         self.check_open()
         self.node.occurred(Occurrence.SUBMITTED)

@@ -133,12 +133,12 @@ class Driver(DriverLanes, ClientProcess):
 
     # -- base.Port ------------------------------------------------------------------------------------------------------------
 
-    def submitted(self) -> None:
+    def submitted(self, size: int) -> None:
         """See ``base.Port``."""
         if get_ident() != self.loop.home:
             self._submitted_by_thread()
             return
-        super().submitted()
+        super().submitted(size)
         if self.charges is None or not self.charges.profile.submit:
             self._main.tick(self.loop.costs.call)
 

@@ -306,10 +306,10 @@ class Worker(ClientProcess):
         self._check_alive()
         super().begin(fact, done)
 
-    def submitted(self) -> None:
+    def submitted(self, size: int) -> None:
         """See ``base.Port``."""
         self._check_alive()
-        super().submitted()
+        super().submitted(size)
 
     def answered_here(self) -> None:
         """See ``base.Port``."""

@@ -33,6 +33,7 @@ from sundog.core.ids import (
     process_of,
     producer_of,
 )
+from sundog.core.lots import singly
 from sundog.core.resources import Shape
 from sundog.core.units import Nanos
 
@@ -104,7 +105,10 @@ class _Run:
 
     def heard(self, now: Nanos, process: int, fact: Any) -> None:
         """An event of a process."""
-        if isinstance(fact, msg.TaskSubmitted):
+        if isinstance(fact, (msg.TasksSubmitted, msg.TasksFinished)):
+            for one in singly(fact):
+                self.heard(now, process, one)
+        elif isinstance(fact, msg.TaskSubmitted):
             spec = fact.spec
             sizes = (0,) * spec.return_count
             seen = _Seen(spec.task_id, now, spec.name, sizes, spec.resources, spec.dependencies)

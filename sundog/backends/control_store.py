@@ -19,7 +19,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import msgspec
@@ -46,6 +47,7 @@ FAILED_MAX = 1_000
 #: How long ``close`` waits for the last flush, in seconds.
 CLOSE_TIMEOUT = 3.0
 
+_how, _duration = attrgetter("name", "state"), attrgetter("duration")
 Row: TypeAlias = Mapping[str, Any]
 
 
@@ -248,14 +250,14 @@ class Mirror:
         batch.ended_count += len(ended)
         batch.ended += ended[: ENDED_MAX - len(batch.ended)]
         totals = batch.ended_by_name
-        for gone in ended:
-            name = gone.name
-            if gone.state != "finished":
-                name = f"{name} ({gone.state})"
-                if gone.state == "failed" and len(batch.failed) < FAILED_MAX:
-                    batch.failed.append(gone)
+        for (name, state), group in groupby(ended, _how):
+            alike = list(group)
+            if state != "finished":
+                name = f"{name} ({state})"
+                if state == "failed":
+                    batch.failed += alike[: FAILED_MAX - len(batch.failed)]
             count, duration = totals.get(name, (0, 0))
-            totals[name] = count + 1, duration + gone.duration
+            totals[name] = count + len(alike), duration + sum(map(_duration, alike))
 
     def adopt(self, source: Tables) -> None:
         """Start from the whole tables: what the journal said is no longer enough."""

@@ -27,7 +27,7 @@ from sundog.core.resources import ResourceSet
 from sundog.core.task import FailureKind, TaskSpec, TaskState, Value, failed
 from sundog.core.task_record import FunctionRecord, TaskRecord, set_state, unready
 from sundog.core.units import Nanos
-from sundog.core.verdicts import epitaph
+from sundog.core.verdicts import epitaph, epitaphs
 from sundog.core.worker_pool import WorkerPool
 
 _WAITING, _READY, _SPILLED = TaskState.WAITING, TaskState.READY, TaskState.SPILLED
@@ -205,10 +205,7 @@ class TaskTable:
             if spec.arguments.size > small:
                 self.argument_bytes -= self._counted(spec)
         if self.journal is not None:
-            worker = process_of(writer)
-            for record, value in zip(records, lot.values, strict=False):
-                ran = self._now - record.dispatched_at
-                self.journal.tasks_gone.append(epitaph(record, (Result(value),), ran, worker, self._node))
+            self.journal.tasks_gone.extend(epitaphs(records, self._now, process_of(writer), self._node))
         whole = count == len(lot.task_ids)
         task_ids, values = (lot.task_ids, lot.values) if whole else (lot.task_ids[:count], lot.values[:count])
         self._actions.append(Send(self._here, msg.ValuesReturned(task_ids, values, writer)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sundog.core import events as ev
 from sundog.core.ids import NodeID, ProcessID, node_of
 from sundog.core.journal import TaskGone
@@ -50,3 +52,8 @@ def epitaph(record: TaskRecord, results: tuple[Result, ...], ran: Nanos, worker:
         state = "cancelled"
     spec = record.spec
     return TaskGone(spec.task_id, spec.name, state, ran, worker, node, failure.message if failure else "")
+
+
+def epitaphs(records: Iterable[TaskRecord], now: Nanos, worker: ProcessID, node: NodeID) -> list[TaskGone]:
+    """The same for tasks that ``worker`` has just run to their end."""
+    return [TaskGone(r.spec.task_id, r.spec.name, "finished", now - r.dispatched_at, worker, node) for r in records]

@@ -196,8 +196,7 @@ class Client:
             if isinstance(fact, msg.TaskSubmitted):
                 self._on_task_submitted(fact)
                 continue
-            for object_id in first_returns(fact.task_ids):
-                self.references[object_id] = self.references.get(object_id, 0) + 1
+            self._counts.born_run(first_returns(fact.task_ids))
             self._actions.append(Send(self._host, fact))
 
     def _on_object_put(self, fact: msg.ObjectPut) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from sundog.core.machine import Fact
 from sundog.core.messages import Result, TaskFinished, TasksFinished, TasksSubmitted, TaskSubmitted
@@ -22,15 +22,16 @@ LOT_MAX = 1024
 
 #: All but what differs within a lot: names, and arguments as long as they are inline.
 _common = attrgetter(
-    "spec.function_id", "spec.name", "spec.dependencies", "spec.contained", "spec.return_count", "spec.resources",
-    "spec.retries_max", "spec.calls_max", "spec.priority", "spec.duration", "spec.arguments.offset",
+    "function_id", "name", "dependencies", "contained", "return_count", "resources", "retries_max", "calls_max", "priority",
+    "duration", "arguments.offset",
 )  # fmt: skip
+_spec_of, _first, _second = attrgetter("spec"), itemgetter(0), itemgetter(1)
 
 
-def of_submissions(facts: Iterable[TaskSubmitted]) -> Iterator[TaskSubmitted | TasksSubmitted]:
+def of_submissions(facts: Sequence[TaskSubmitted]) -> Iterator[TaskSubmitted | TasksSubmitted]:
     """Yield the same submissions, in their order, those that are alike in lots."""
-    for _, group in groupby(facts, _common):
-        alike = list(group)
+    for _, group in groupby(zip(map(_common, map(_spec_of, facts)), facts, strict=True), _first):
+        alike: list[TaskSubmitted] = list(map(_second, group))
         first = alike[0].spec
         if (
             len(alike) < LOT_MIN or first.return_count != 1 or first.dependencies or first.contained or first.arguments.offset != -1
@@ -38,7 +39,7 @@ def of_submissions(facts: Iterable[TaskSubmitted]) -> Iterator[TaskSubmitted | T
             yield from alike
             continue
         for start in range(0, len(alike), LOT_MAX):
-            specs = [fact.spec for fact in alike[start : start + LOT_MAX]]
+            specs: list[TaskSpec] = list(map(_spec_of, alike[start : start + LOT_MAX]))
             arguments = tuple([spec.arguments for spec in specs])
             first = specs[0]
             same = arguments.count(first.arguments) == len(arguments)  # most often there are none

@@ -6,10 +6,13 @@ the last only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from sundog.core.events import ReferenceDropped
 from sundog.core.ids import ObjectID
+
+_id_of = attrgetter("object_id")
 
 
 class ReferenceCounts:
@@ -34,6 +37,15 @@ class ReferenceCounts:
         else:
             self.counts[object_id] = count + 1
 
+    def born_run(self, object_ids: Iterable[ObjectID]) -> None:
+        """References came into being with the tasks that return ``object_ids``."""
+        counts = self.counts
+        if counts.keys().isdisjoint(object_ids):
+            counts.update(dict.fromkeys(object_ids, 1))
+            return
+        for object_id in object_ids:
+            counts[object_id] = counts.get(object_id, 0) + 1
+
     def dropped(self, fact: ReferenceDropped) -> None:
         """A reference is gone."""
         object_id = fact.object_id
@@ -44,17 +56,15 @@ class ReferenceCounts:
         if count == 1:
             self.unreferenced.append(object_id)
 
-    def dropped_run(self, facts: Iterable[ReferenceDropped]) -> None:
+    def dropped_run(self, facts: Sequence[ReferenceDropped]) -> None:
         """As :meth:`dropped` for each of ``facts``."""
-        counts, unreferenced = self.counts, self.unreferenced
+        object_ids = list(map(_id_of, facts))
+        if {*map(self.counts.get, object_ids)} == {1}:  # each was the last one
+            self.counts.update(dict.fromkeys(object_ids, 0))
+            self.unreferenced += object_ids
+            return
         for fact in facts:
-            object_id = fact.object_id
-            count = counts.get(object_id)
-            if count == 1:
-                counts[object_id] = 0
-                unreferenced.append(object_id)
-            elif count:
-                counts[object_id] = count - 1
+            self.dropped(fact)
 
     def take_taken(self) -> tuple[ObjectID, ...]:
         """Return, once, the IDs whose first reference came into being."""

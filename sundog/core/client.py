@@ -14,8 +14,9 @@ What it does not do: serialize, know tasks, print. Messages for a worker's pipel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import filterfalse, groupby, islice
+from operator import is_not
 from typing import Any
 
 from sundog.core import events as ev
@@ -123,27 +124,31 @@ class Client:
     def step(self, now: Nanos, events: Iterable[Event]) -> list[Action]:
         """See ``machine.Machine``. Facts of this process come from ``ids.LOOP``; a plain ``bytes`` is a born reference."""
         self._now = now
-        if not isinstance(events, list) or len(events) < LOT_MIN:
+        if isinstance(events, list) and len(events) >= LOT_MIN:
+            self._hear(events)
+        else:
             handlers = self._handlers
             for _, fact in events:
                 handlers[type(fact)](fact)
-        else:
-            self._hear(events)
         if now >= self._times.due:
             self._on_due(now)
         return self._speak()
 
-    def _hear(self, events: Iterable[Event]) -> None:
-        """Handle many facts, those of one type that come one after the other together where that is worth it."""
+    def _hear(self, events: Sequence[Event]) -> None:
+        """Handle many facts: those of one type that come one after the other together, unless they mostly change."""
         handlers, runs = self._handlers, self._runs
-        for kind, group in groupby([fact for _, fact in events], type):
-            run = runs.get(kind)
-            if run is not None:
-                run(list(group))
-                continue
-            handle = handlers[kind]
-            for fact in group:
-                handle(fact)
+        facts = [fact for _, fact in events]
+        kinds = list(map(type, facts))
+        if LOT_MIN * sum(map(is_not, kinds, kinds[1:])) >= len(kinds):
+            for fact, kind in zip(facts, kinds, strict=True):
+                handlers[kind](fact)
+            return
+        for kind, group in groupby(facts, type):
+            if kind in runs:
+                runs[kind](list(group))
+            else:
+                for fact in group:
+                    handlers[kind](fact)
 
     def next_deadline(self) -> Nanos | None:
         """See ``machine.Machine``."""

@@ -9,41 +9,66 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 
 from sundog.core.machine import Fact
 from sundog.core.messages import Result, TaskFinished, TasksFinished, TasksSubmitted, TaskSubmitted
 from sundog.core.task import TaskSpec
 
-#: Fewer than this travel on their own.
-LOT_MIN = 4
+#: Fewer than this travel on their own: taking them together has a price, too, which few do not repay.
+LOT_MIN = 16
 #: More than this are several lots: bounds what one event of a step may bring.
 LOT_MAX = 1024
 
+_function_of = attrgetter("spec.function_id")
 #: All but what differs within a lot: names, and arguments as long as they are inline.
 _common = attrgetter(
-    "function_id", "name", "dependencies", "contained", "return_count", "resources", "retries_max", "calls_max", "priority",
-    "duration", "arguments.offset",
+    "spec.name", "spec.contained", "spec.return_count", "spec.resources", "spec.retries_max", "spec.calls_max", "spec.priority",
+    "spec.duration", "spec.arguments.offset",
 )  # fmt: skip
-_spec_of, _first, _second = attrgetter("spec"), itemgetter(0), itemgetter(1)
 
 
-def of_submissions(facts: Sequence[TaskSubmitted]) -> Iterator[TaskSubmitted | TasksSubmitted]:
-    """Yield the same submissions, in their order, those that are alike in lots."""
-    for _, group in groupby(zip(map(_common, map(_spec_of, facts)), facts, strict=True), _first):
-        alike: list[TaskSubmitted] = list(map(_second, group))
-        first = alike[0].spec
-        if (
-            len(alike) < LOT_MIN or first.return_count != 1 or first.dependencies or first.contained or first.arguments.offset != -1
-        ):  # fmt: skip
-            yield from alike
+def of_submissions(facts: Iterable[TaskSubmitted]) -> Iterator[TaskSubmitted | TasksSubmitted]:
+    """Yield the same submissions, in their order, those that are alike in lots. Where tasks have dependencies, each has its own."""
+    alone: list[TaskSubmitted] = []
+    for fact in facts:
+        if not fact.spec.dependencies:
+            alone.append(fact)
             continue
-        for start in range(0, len(alike), LOT_MAX):
-            specs: list[TaskSpec] = list(map(_spec_of, alike[start : start + LOT_MAX]))
-            arguments = tuple([spec.arguments for spec in specs])
-            first = specs[0]
-            same = arguments.count(first.arguments) == len(arguments)  # most often there are none
-            yield TasksSubmitted(first, tuple([spec.task_id for spec in specs]), () if same else arguments)
+        if alone:
+            yield from _by_function(alone)
+            alone = []
+        yield fact
+    yield from _by_function(alone)
+
+
+def _by_function(facts: list[TaskSubmitted]) -> Iterable[TaskSubmitted | TasksSubmitted]:
+    """Those of one function that come one after the other may be alike; to look at more of them costs more."""
+    if len(facts) < LOT_MIN:
+        return facts
+    found: list[TaskSubmitted | TasksSubmitted] = []
+    for _, group in groupby(facts, _function_of):
+        same = list(group)
+        if len(same) < LOT_MIN:
+            found += same
+            continue
+        for _, alike in groupby(same, _common):
+            found += _gathered(list(alike))
+    return found
+
+
+def _gathered(alike: list[TaskSubmitted]) -> Sequence[TaskSubmitted | TasksSubmitted]:
+    first = alike[0].spec
+    if len(alike) < LOT_MIN or first.return_count != 1 or first.contained or first.arguments.offset != -1:
+        return alike
+    lots = []
+    for start in range(0, len(alike), LOT_MAX):
+        specs = [fact.spec for fact in alike[start : start + LOT_MAX]]
+        arguments = tuple([spec.arguments for spec in specs])
+        first = specs[0]
+        same = arguments.count(first.arguments) == len(arguments)  # most often there are none
+        lots.append(TasksSubmitted(first, tuple([spec.task_id for spec in specs]), () if same else arguments))
+    return lots
 
 
 def specs_of(lot: TasksSubmitted) -> list[TaskSpec]:

@@ -20,12 +20,12 @@ def alike(first: int, count: int, **fields: Any) -> list[msg.TaskSubmitted]:
 
 
 def test_a_burst_is_one_lot_and_means_the_same() -> None:
-    burst = alike(1, 10)
+    burst = alike(1, LOT_MIN)
     [lot] = of_submissions(burst)
     assert isinstance(lot, msg.TasksSubmitted)
     assert lot.arguments == (), "they all have those of the first"
     assert singly(lot) == burst
-    others = [submitted(number, name="f", arguments=inline(number)) for number in range(1, 10)]
+    others = [submitted(number, name="f", arguments=inline(number)) for number in range(LOT_MIN)]
     [lot] = of_submissions(others)
     assert isinstance(lot, msg.TasksSubmitted)
     assert specs_of(lot) == [fact.spec for fact in others]
@@ -41,7 +41,7 @@ def test_a_burst_is_one_lot_and_means_the_same() -> None:
 )  # fmt: skip
 def test_what_needs_a_look_travels_on_its_own(odd: dict[str, Any]) -> None:
     dependencies = odd.pop("dependencies", ())
-    facts = [submitted(number, *dependencies, name="f", **odd) for number in range(20)]
+    facts = [submitted(number, *dependencies, name="f", **odd) for number in range(2 * LOT_MIN)]
     assert list(of_submissions(facts)) == facts
 
 
@@ -65,7 +65,7 @@ def test_few_travel_on_their_own_and_very_many_in_several_lots() -> None:
 
 
 def test_ends_with_one_small_value_are_a_lot_and_mean_the_same() -> None:
-    ends = [ended(number) for number in range(10)]
+    ends = [ended(number) for number in range(LOT_MIN)]
     [lot] = of_ends(ends)
     assert isinstance(lot, msg.TasksFinished)
     assert singly(lot) == ends
@@ -80,7 +80,7 @@ def test_ends_with_one_small_value_are_a_lot_and_mean_the_same() -> None:
     ],
 )  # fmt: skip
 def test_an_end_that_needs_a_look_parts_a_lot(odd: msg.TaskFinished) -> None:
-    ends = [*[ended(number) for number in range(5)], odd, *[ended(number) for number in range(60, 65)]]
+    ends = [*[ended(number) for number in range(LOT_MIN)], odd, *[ended(number) for number in range(60, 60 + LOT_MIN)]]
     lots = list(of_ends(ends))
     assert [type(lot) for lot in lots] == [msg.TasksFinished, msg.TaskFinished, msg.TasksFinished]
     assert [one for lot in lots for one in singly(lot)] == ends

@@ -192,8 +192,7 @@ class Client:
             object_id: ObjectID = spec.task_id + FIRST_RETURN  # type: ignore[assignment]  # a NewType's call is one of Python code
             references[object_id] = references.get(object_id, 0) + 1
         else:
-            for object_id in return_ids(spec.task_id, spec.return_count):
-                references[object_id] = references.get(object_id, 0) + 1
+            self._counts.born_run(return_ids(spec.task_id, spec.return_count))
         self._actions.append(Send(self._host, fact))
 
     def _on_run_submitted(self, facts: list[msg.TaskSubmitted]) -> None:
@@ -259,7 +258,7 @@ class Client:
             deadline=fact.deadline, task=fact.task, deliver=False, asked_at=self._now, values={},
         )  # fmt: skip
         self.requests[fact.request] = request
-        if len(missing) <= request.missing_allowed:
+        if request.over():
             self._finish(fact.request, request)
             return
         if fact.deadline is not None and fact.deadline <= self._now:
@@ -379,7 +378,7 @@ class Client:
         if request is None:
             return
         request.blocked = False
-        if len(request.missing) <= request.missing_allowed or request.expired:
+        if request.over() or request.expired:
             self._finish(fact.request, request)
 
     def _on_request_refused(self, fact: msg.RequestRefused) -> None:

@@ -45,7 +45,7 @@ from sundog.core.units import Nanos
 
 
 class ObjectManager(ObjectTable):
-    """See the module. ``scheduler`` is the address of the host itself: its local scheduler hears what is sent there."""
+    """See the module; what hears no messages is in ``object_table``."""
 
     HEARS: tuple[type[Fact], ...] = (
         msg.TaskSubmitted, msg.TasksSubmitted, msg.TaskDeclared, msg.TaskRetired, msg.TasksRetired, msg.ValuesReturned,

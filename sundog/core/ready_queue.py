@@ -143,12 +143,13 @@ class ReadyQueues:
 
     def push_run(self, records: Sequence[TaskRecord], queue: ReadyQueue) -> None:
         """The same for several of one shape, in the order of their submission, of no priority and newer than all others."""
-        self.push(records[0], queue)
-        if len(records) > 1:
-            self.push(records[1], queue)
-            queue.push_run(records[2:])
-            if self.noted is not None:
-                self.noted += records[2:]
+        lone, self.lone = self.lone, None
+        if lone is not None:
+            self.line_up(lone, self.by_shape[lone.spec.resources])
+        self.line_up(records[0], queue)
+        queue.push_run(records[1:])
+        if self.noted is not None:
+            self.noted += records[1:]
 
     def hurry(self, record: TaskRecord) -> None:
         """A READY task has become urgent."""

@@ -41,9 +41,10 @@ def main(path):
         return a * 2
 
     x = add.remote(1)
-    for _ in range(20):
+    for _ in range(100):
         x = add.remote(x, x)
-    assert sundog.get(x) == 2 * 2**20
+    assert sundog.get(x) == 2 * 2**100
+    assert sundog.get([add.remote(i) for i in range(64)]) == list(range(1, 65))  # they travel in lots
     assert sundog.get(parent.remote(10)) == 55
     big = sundog.put(b"x" * 3_000_000)
     assert len(sundog.get(double.remote(big))) == 6_000_000
@@ -79,4 +80,4 @@ def test_a_real_run_replays(tmp_path: Path) -> None:
     assert report.divergence is None, str(report)
     assert report.same_core
     assert not report.truncated
-    assert report.events > 50
+    assert report.events > 100
